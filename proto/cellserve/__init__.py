@@ -1,0 +1,1 @@
+"""The contract of CellServe: messages, cell descriptions, states, tensors and errors, for servers and clients."""

@@ -1,0 +1,43 @@
+import datetime
+
+from cellserve.v1 import state_pb2 as _state_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SessionView(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_VIEW_UNSPECIFIED: _ClassVar[SessionView]
+    SESSION_VIEW_BASIC: _ClassVar[SessionView]
+    SESSION_VIEW_FULL: _ClassVar[SessionView]
+SESSION_VIEW_UNSPECIFIED: SessionView
+SESSION_VIEW_BASIC: SessionView
+SESSION_VIEW_FULL: SessionView
+
+class Session(_message.Message):
+    __slots__ = ("name", "uid", "model", "batch_size", "step_count", "ttl", "expire_time", "create_time", "state")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    uid: str
+    model: str
+    batch_size: int
+    step_count: int
+    ttl: _duration_pb2.Duration
+    expire_time: _timestamp_pb2.Timestamp
+    create_time: _timestamp_pb2.Timestamp
+    state: _state_pb2.State
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., model: _Optional[str] = ..., batch_size: _Optional[int] = ..., step_count: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[_state_pb2.State, _Mapping]] = ...) -> None: ...
