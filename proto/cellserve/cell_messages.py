@@ -20,6 +20,7 @@ from cellserve.errors import FieldInvalidError, InvalidArgumentError
 from cellserve.v1 import cell_pb2
 
 MAX_DEPTH = 16
+MAX_CELLS = 1024
 
 _ACTIVATION_NUMBERS = {
     None: cell_pb2.ACTIVATION_UNSPECIFIED,
@@ -82,8 +83,12 @@ class _Decoder:
     def __init__(self) -> None:
         self._shared: dict[int, tuple[cell_pb2.Cell, CellDescription]] = {}
         self._depth = 0
+        self._count = 0
 
     def decode(self, message: cell_pb2.Cell, field: str) -> CellDescription:
+        self._count += 1
+        if self._count > MAX_CELLS:
+            raise FieldInvalidError(f"{field}: expected at most {MAX_CELLS} cells in all")
         if message.share_id in self._shared:
             known_message, known = self._shared[message.share_id]
             if known_message != message:
@@ -101,7 +106,7 @@ class _Decoder:
         try:
             cell = kind.decode(getattr(message, name), self, f"{field}.{name}", message.name or None)
         except InvalidArgumentError as error:
-            if error.message.startswith(field):
+            if error.message.startswith(f"{field}."):
                 raise  # An inner cell's error names its place already.
             raise FieldInvalidError(f"{field}.{name}: {error.message}") from error
         self._depth -= 1

@@ -5,7 +5,7 @@ The server raises these and the client raises them again: code, reason, message 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -302,7 +302,8 @@ def trailers_of(error: CellServeError) -> tuple[tuple[str, bytes], ...]:
 def from_rpc_error(error: grpc.RpcError) -> CellServeError:
     """Turns what grpc raised (``grpc.RpcError`` or ``grpc.aio.AioRpcError``) into an exception of this tree."""
     code = error.code()
-    for key, value in error.trailing_metadata() or ():
+    trailers: Any = error.trailing_metadata() or ()
+    for key, value in trailers:
         if key != STATUS_DETAILS_KEY:
             continue
         try:

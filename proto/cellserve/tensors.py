@@ -20,6 +20,7 @@ type_names = {
     tensor_pb2.DATA_TYPE_INT64: "int64",
 }
 MAX_DIMENSIONS = 8
+MAX_ELEMENTS = 1 << 40
 
 Array = npt.NDArray[Any]
 _DTYPES = {number: np.dtype(name).newbyteorder("<") for number, name in type_names.items()}
@@ -73,9 +74,15 @@ def array_from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> Array
     """
     dtype = dtype_of(tensor.data_type, field)
     shape = tuple(tensor.shape)
-    if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
+    # A length of 0 counts as 1 here: numpy refuses [0, 1 << 62] though it has no elements.
+    if (
+        len(shape) > MAX_DIMENSIONS
+        or any(length < 0 for length in shape)
+        or math.prod(max(length, 1) for length in shape) > MAX_ELEMENTS
+    ):
         raise ShapeMismatchError(
-            f"{field}: expected at most {MAX_DIMENSIONS} dimensions, none negative; got {list(shape)}"
+            f"{field}: expected at most {MAX_DIMENSIONS} dimensions, none negative, and at most {MAX_ELEMENTS} elements"
+            f"; got {shape_text(shape[: MAX_DIMENSIONS + 1])}"
         )
     return array_from_bytes(tensor.data, dtype, shape, field)
 

@@ -1,0 +1,45 @@
+"""Whether a run may begin: checked when its turn comes, not when it arrives."""
+
+from __future__ import annotations
+
+from cellserve.errors import DeadlineExceededError, StepOutOfOrderError
+from cellserve_server.runs import Run
+from cellserve_server.sessions import LastRun, Session
+
+
+def check_alive(run: Run, now: float) -> None:
+    """Checks that somebody still waits for the run.
+
+    Raises:
+        CellServeError: the run was taken back, or refused while it waited.
+        DeadlineExceededError: its deadline has passed.
+    """
+    if run.refusal is not None:
+        raise run.refusal
+    if run.deadline is not None and run.deadline <= now:
+        raise DeadlineExceededError("the deadline passed before the run was done; nothing was applied")
+
+
+def is_repeat(run: Run, session: Session) -> bool:
+    """Whether the run is the session's last one again; if it is not, checks that it was made for this step.
+
+    A repeat has the run_id, the first step, the length and the inputs of the last run.
+
+    Raises:
+        StepOutOfOrderError: the run expected another step count, or its run_id is that of a different run.
+    """
+    last = session.last_run
+    same_id = last is not None and run.run_id != 0 and run.run_id == last.run_id
+    if last is not None and same_id:
+        first_step = last.first_step if run.expected_step is None else run.expected_step
+        if last == LastRun(run.run_id, first_step, run.steps, run.input_digest):
+            return True
+    elif run.expected_step is None or run.expected_step == session.step_count:
+        return False
+    expected = "any" if run.expected_step is None else str(run.expected_step)
+    note = "; its run_id is that of the last run, with another first step, length or inputs" if same_id else ""
+    raise StepOutOfOrderError(
+        f"expected_step: sessions/{session.key.id} has applied {session.step_count} steps; "
+        f"the run expected {expected}{note}",
+        metadata={"session": session.key.id, "expected_step": expected, "step_count": str(session.step_count)},
+    )

@@ -1,0 +1,73 @@
+"""Every limit and setting of the server, with its unit in its name, its default, and what it is for.
+
+Each is a flag of ``cellserve serve`` (``--max-sessions``) and an environment variable (``CELLSERVE_MAX_SESSIONS``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+MIB = 1 << 20
+
+
+def _setting(default: Any, help_text: str, minimum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "minimum": minimum})
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The server's settings. Defaults suit one machine of a few cores."""
+
+    # Where
+    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs --insecure.")
+    port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0)
+    insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
+    models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
+    http_host: str = _setting("127.0.0.1", "The address of the metrics page.")
+    http_port: int = _setting(9464, "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off.", -1)
+    log_level: str = _setting("info", "debug, info, warning or error.")
+    log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
+
+    # Messages
+    max_message_bytes: int = _setting(16 * MIB, "The largest message, in either direction.", 1024)
+    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1)
+    max_rows: int = _setting(4096, "The rows (batch size) of one session, call or sequence.", 1)
+    max_concurrent_rpcs: int = _setting(4096, "RPCs under way at once; more wait in HTTP/2.", 1)
+
+    # Queue and ticks
+    max_queued_runs: int = _setting(16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1)
+    max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024)
+    max_tick_rows: int = _setting(1024, "Rows that one tick takes at most (a larger run is taken alone).", 1)
+    inline_tick_us: int = _setting(
+        1000, "A tick predicted to be shorter runs on the event loop, a longer one in a thread; in microseconds.", 0
+    )
+    queue_full_retry_ms: int = _setting(50, "What RetryInfo says when the queue is full, in milliseconds.", 1)
+
+    # Sessions
+    max_sessions: int = _setting(1_000_000, "Open sessions.", 1)
+    max_state_bytes: int = _setting(4096 * MIB, "Bytes of the states of all sessions, both copies counted.", 1024)
+    default_ttl_s: float = _setting(3600.0, "How long an unused session lives when it does not say, in seconds.", 0.001)
+    max_ttl_s: float = _setting(7 * 86400.0, "The longest ttl that a session may ask for, in seconds.", 0.001)
+    max_tombstones: int = _setting(100_000, "Ended sessions whose reason for ending is remembered.", 0)
+    max_remembered_requests: int = _setting(100_000, "request_ids whose answers are remembered.", 1)
+    remember_requests_s: float = _setting(600.0, "How long an answer to a request_id is remembered, in seconds.", 1)
+
+    # Streams
+    stream_window_messages: int = _setting(64, "Unanswered Steps of one stream before the server stops reading.", 1)
+    max_stream_groups: int = _setting(256, "Groups of one stream.", 1)
+    max_stream_handles: int = _setting(1_048_576, "Handles of one stream.", 1)
+
+    # Models
+    max_defined_models: int = _setting(64, "Models that clients define, of one tenant.", 0)
+    max_defined_model_bytes: int = _setting(512 * MIB, "Bytes of the weights of these models, of one tenant.", 0)
+    defined_model_ttl_s: float = _setting(3600.0, "How long an unused defined model stays, in seconds.", 0.001)
+
+    # Stopping
+    drain_timeout_s: float = _setting(30.0, "How long SIGTERM waits for running work, in seconds.", 0)
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value, minimum = getattr(self, item.name), item.metadata["minimum"]
+            if minimum is not None and value < minimum:
+                raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")

@@ -1,0 +1,170 @@
+"""A run: one request in flight, T steps of one session or of a state that came along."""
+
+from __future__ import annotations
+
+import enum
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cellserve.errors import CellServeError, RunCancelledError
+from cellserve.tensors import Array
+
+if TYPE_CHECKING:
+    from cellserve_server.models import LoadedModel
+    from cellserve_server.sessions import Session
+
+
+class OutputMode(enum.Enum):
+    """Which outputs a run gives back."""
+
+    ALL = "all"
+    LAST = "last"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run gave.
+
+    Attributes:
+        outputs: one array for each output of the model: ``[rows, time, ...]`` (zeros past a row's length), for LAST
+            ``[rows, 1, ...]``; empty for NONE.
+        leaves: the state after each row's last step, ``[rows, units]`` each; None unless it was asked for.
+        step_count: the session's steps after the run; 0 without a session.
+        steps_applied: the steps of this run: the longest row's length.
+        replayed: the run was a repeat of the session's last one; nothing moved.
+    """
+
+    outputs: list[Array]
+    leaves: list[Array] | None
+    step_count: int
+    steps_applied: int
+    replayed: bool
+
+
+class Run:
+    """One request in flight.
+
+    Args:
+        model: the model that is stepped.
+        inputs: one array for each input of the model, ``[rows, time, ...]``; checked before.
+        rows: the batch size, at least 1 where there are steps.
+        session: whose steps these are; None: the state comes along.
+        uid: the life of the session that is meant; empty: whichever there is when the run's turn comes.
+        initial_leaves: the state to begin with when there is no session, ``[rows, units]`` each; None: zeros.
+        lengths: how many steps of each row count, int64 ``[rows]``, each from 0 to time; None: all.
+        expected_step: the steps applied before this run; None: not checked.
+        run_id: the caller's own number for the run, kept by its retries; 0: none.
+        deadline: when the answer is of no more use, on the engine's clock; None: never.
+        outputs: which outputs are wanted.
+        return_state: whether the state after the run is wanted.
+    """
+
+    __slots__ = (
+        "deadline",
+        "error",
+        "expected_step",
+        "initial_leaves",
+        "input_digest",
+        "inputs",
+        "lengths",
+        "mode",
+        "model",
+        "on_done",
+        "outputs",
+        "position",
+        "read_rows",
+        "refusal",
+        "replaying",
+        "result",
+        "return_state",
+        "rows",
+        "run_id",
+        "session",
+        "size_bytes",
+        "steps",
+        "time",
+        "uid",
+        "work_rows",
+    )
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        inputs: Sequence[Array],
+        *,
+        rows: int,
+        session: Session | None = None,
+        uid: str = "",
+        initial_leaves: Sequence[Array] | None = None,
+        lengths: Array | None = None,
+        expected_step: int | None = None,
+        run_id: int = 0,
+        deadline: float | None = None,
+        outputs: OutputMode = OutputMode.ALL,
+        return_state: bool = False,
+    ) -> None:
+        self.model = model
+        self.inputs = inputs
+        self.rows = rows
+        self.session = session
+        self.uid = uid
+        self.initial_leaves = initial_leaves
+        self.lengths = lengths
+        self.expected_step = expected_step
+        self.run_id = run_id
+        self.deadline = deadline
+        self.mode = outputs
+        self.return_state = return_state
+        self.time = inputs[0].shape[1]
+        # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.
+        self.steps: int = self.time if lengths is None else int(lengths.max(initial=0))
+        self.on_done: Callable[[Run], None] | None = None
+        self.result: RunResult | None = None
+        self.error: CellServeError | None = None
+        self.refusal: CellServeError | None = None
+        # The engine's own: where the run is, and the slab rows that it reads and works on.
+        self.position = 0
+        self.replaying = False
+        self.read_rows: tuple[int, ...] = ()
+        self.work_rows: tuple[int, ...] = ()
+        self.outputs: list[Array] = []
+        self.size_bytes = sum(array.nbytes for array in inputs) + self._output_bytes()
+        self.input_digest = self._digest() if run_id else 0
+
+    def cancel(self) -> None:
+        """Takes the run back: it is dropped before its next tick, and its state stays as it was."""
+        self.refuse(RunCancelledError("the caller took the run back before it was done; nothing was applied"))
+
+    def refuse(self, error: CellServeError) -> None:
+        """Has the run fail with this error before its next tick, unless it is to fail already."""
+        if self.refusal is None:
+            self.refusal = error
+
+    def output_time(self) -> int:
+        """The length of the time dimension of the wanted outputs."""
+        return {OutputMode.ALL: self.time, OutputMode.LAST: 1, OutputMode.NONE: 0}[self.mode]
+
+    def allocate_outputs(self) -> None:
+        """Makes the arrays that the ticks fill; zeros, as it is past a row's length."""
+        if self.mode is not OutputMode.NONE:
+            self.outputs = [
+                np.zeros((self.rows, self.output_time(), *spec.shape), spec.dtype) for spec in self.model.outputs
+            ]
+
+    def _output_bytes(self) -> int:
+        row = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in self.model.outputs)
+        return self.rows * self.output_time() * row
+
+    def _digest(self) -> int:
+        """A checksum of the inputs, so that a run_id that comes back with other inputs is found out."""
+        digest = 0
+        for array in self.inputs:
+            digest = zlib.crc32(np.ascontiguousarray(array).data, digest)
+        if self.lengths is not None:
+            digest = zlib.crc32(np.ascontiguousarray(self.lengths).data, digest)
+        return digest

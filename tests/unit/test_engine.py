@@ -1,0 +1,437 @@
+"""The engine in process: order, all or nothing, repeats, cancellation, deadlines, limits, isolation of a failing run."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cellserve.cells import BasicRNNCell
+from cellserve.errors import (
+    DeadlineExceededError,
+    DrainingError,
+    InternalError,
+    QueueFullError,
+    RunCancelledError,
+    SessionNotFoundError,
+    StepOutOfOrderError,
+)
+from cellserve.specs import describe
+from cellserve.tensors import Array
+from cellserve_server.config import ServerConfig
+from cellserve_server.metrics import Metrics
+from cellserve_server.models import LoadedModel, ModelRepository
+from cellserve_server.operations import SessionOperations
+from cellserve_server.runs import OutputMode, Run
+from cellserve_server.sessions import Session, SessionKey
+from tests.clocks import ManualClock
+
+UNITS = 3
+DEPTH = 2
+
+
+class Bench:
+    """An engine with one model, driven by the test."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = ServerConfig(inline_tick_us=10**9, **settings)
+        self.clock = ManualClock()
+        self.models = ModelRepository(Path("absent"), self.config, self.clock)
+        self.metrics = Metrics()
+        ids = itertools.count(1)
+        self.operations = SessionOperations(
+            self.config, self.models, self.metrics, self.clock, lambda: f"uid-{next(ids)}"
+        )
+        self.engine = self.operations.engine
+        description = describe(BasicRNNCell(UNITS), DEPTH, np.dtype(np.float32))
+        self.model: LoadedModel = self.models.define("default", description, None, 1, None)
+
+    def session(self, name: str = "s", batch_size: int = 0) -> Session:
+        return self.operations.create(SessionKey("default", name), self.model, batch_size)
+
+    def run(self, session: Session | None, steps: int = 1, rows: int = 1, seed: int = 0, **options: Any) -> Run:
+        inputs = np.random.default_rng(seed).standard_normal((rows, steps, DEPTH)).astype(np.float32)
+        return Run(self.model, [inputs], rows=rows, session=session, **options)
+
+    def state(self, session: Session) -> list[Array]:
+        return self.engine.lanes[session.model].slab.read(session.state_rows)
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def drive(test: Callable[[Bench], Awaitable[None]], **settings: Any) -> None:
+    """Runs a test against an engine whose loop runs."""
+
+    async def main() -> None:
+        bench = Bench(**settings)
+        bench.engine.start()
+        try:
+            await test(bench)
+        finally:
+            bench.operations.stop()
+            await bench.engine.stop()
+
+    asyncio.run(main())
+
+
+def submit_all(bench: Bench, runs: Sequence[Run]) -> list[Run]:
+    """Submits runs together and returns the list that they are added to as they are done."""
+    done: list[Run] = []
+    for run in runs:
+        run.on_done = done.append
+        bench.engine.submit(run)
+    return done
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop turn until something holds; the engine needs a few turns for a tick."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")
+
+
+def test_runs_of_a_session_apply_in_the_order_in_which_they_arrive() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        runs = [bench.run(session, steps=1 + i % 3, seed=i) for i in range(9)]
+        done = submit_all(bench, runs)
+        await until(lambda: len(done) == 9)
+        assert done == runs
+        whole = np.concatenate([run.inputs[0] for run in runs], axis=1)
+        alone = await bench.engine.execute(Run(bench.model, [whole], rows=1, return_state=True))
+        assert alone.leaves is not None
+        np.testing.assert_allclose(bench.state(session)[0], alone.leaves[0], atol=1e-6)
+        assert session.step_count == whole.shape[1]
+
+    drive(test)
+
+
+def test_ready_runs_of_all_lengths_share_ticks() -> None:
+    async def test(bench: Bench) -> None:
+        sessions = [bench.session(f"s{i}") for i in range(8)]
+        done = submit_all(bench, [bench.run(session, steps=1 + i) for i, session in enumerate(sessions)])
+        await until(lambda: len(done) == 8)
+        assert bench.metric("cellserve_ticks_total", model="defined") == 8  # the longest has 8 steps
+        assert bench.metric("cellserve_steps_total", model="defined") == sum(range(1, 9))
+        assert [len(run.inputs[0][0]) for run in done] == list(range(1, 9))  # short ones do not wait for long ones
+
+    drive(test)
+
+
+def test_a_cancelled_run_leaves_no_trace() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        await bench.engine.execute(bench.run(session))
+        before = bench.state(session)
+        run = bench.run(session, steps=500)
+        done = submit_all(bench, [run])
+        await until(lambda: run.position > 10)
+        run.cancel()
+        await until(lambda: bool(done))
+        assert isinstance(run.error, RunCancelledError)
+        np.testing.assert_array_equal(bench.state(session)[0], before[0])
+        assert session.step_count == 1
+        assert bench.engine.lanes[bench.model].slab.rows_in_use == 2  # the state and the copy from before
+
+    drive(test)
+
+
+def test_a_caller_who_stops_waiting_cancels_his_run() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        run = bench.run(session, steps=1000)
+        task = asyncio.create_task(bench.engine.execute(run))
+        await until(lambda: run.position > 10)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: session.active is None)
+        assert session.step_count == 0
+
+    drive(test)
+
+
+def test_a_run_whose_deadline_passes_between_ticks_leaves_no_trace() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        run = bench.run(session, steps=1000, deadline=bench.clock() + 5)
+        done = submit_all(bench, [run])
+        await until(lambda: run.position > 10)
+        bench.clock.advance(6)
+        await until(lambda: bool(done))
+        assert isinstance(run.error, DeadlineExceededError)
+        assert session.step_count == 0
+        assert bench.metric("cellserve_runs_total", model="defined", outcome="deadline") == 1
+
+    drive(test)
+
+
+def test_a_repeat_gets_the_same_answer_and_moves_nothing() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        await bench.engine.execute(bench.run(session, seed=1))
+        first = await bench.engine.execute(bench.run(session, steps=4, seed=2, run_id=7, expected_step=1))
+        state = bench.state(session)
+        again = await bench.engine.execute(
+            bench.run(session, steps=4, seed=2, run_id=7, expected_step=1, return_state=True)
+        )
+        assert again.replayed
+        assert not first.replayed
+        np.testing.assert_allclose(again.outputs[0], first.outputs[0], atol=1e-6)
+        assert again.leaves is not None
+        np.testing.assert_allclose(again.leaves[0], state[0], atol=1e-6)
+        np.testing.assert_array_equal(bench.state(session)[0], state[0])
+        assert session.step_count == again.step_count == 5
+        assert bench.metric("cellserve_replays_total", model="defined") == 1
+        assert bench.metric("cellserve_steps_total", model="defined") == 5
+
+    drive(test)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"run_id": 8}, {"seed": 3}, {"steps": 3}, {"expected_step": 0}, {"run_id": 0}],
+    ids=["another caller", "other inputs", "another length", "another step", "no run_id"],
+)
+def test_anything_but_the_repeat_is_a_conflict(changed: dict[str, int]) -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        await bench.engine.execute(bench.run(session, seed=1))
+        options = {"steps": 4, "seed": 2, "run_id": 7, "expected_step": 1}
+        await bench.engine.execute(bench.run(session, **options))
+        state = bench.state(session)
+        with pytest.raises(StepOutOfOrderError) as caught:
+            await bench.engine.execute(bench.run(session, **{**options, **changed}))
+        assert caught.value.metadata["step_count"] == "5"
+        assert caught.value.metadata["expected_step"] == str({**options, **changed}["expected_step"])
+        np.testing.assert_array_equal(bench.state(session)[0], state[0])
+
+    drive(test)
+
+
+def test_the_repeat_can_still_be_answered_after_a_later_run_failed() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        first = await bench.engine.execute(bench.run(session, seed=2, run_id=7, expected_step=0))
+        late = bench.run(session, steps=500, seed=3, run_id=8, expected_step=1)
+        done = submit_all(bench, [late])
+        await until(lambda: late.position > 3)
+        late.cancel()
+        await until(lambda: bool(done))
+        again = await bench.engine.execute(bench.run(session, seed=2, run_id=7, expected_step=0))
+        assert again.replayed
+        np.testing.assert_allclose(again.outputs[0], first.outputs[0], atol=1e-6)
+
+    drive(test)
+
+
+def test_rows_past_their_length_are_carried() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session(batch_size=3)
+        await bench.engine.execute(bench.run(session, rows=3, seed=1))
+        before = bench.state(session)[0]
+        lengths = np.array([0, 2, 1])
+        run = bench.run(session, steps=4, rows=3, seed=2, lengths=lengths)
+        run.inputs[0][0] = np.nan  # The padding of a row that is not stepped.
+        result = await bench.engine.execute(run)
+        after = bench.state(session)[0]
+        np.testing.assert_array_equal(after[0], before[0])
+        for row, length in enumerate(lengths):
+            assert np.all(result.outputs[0][row, length:] == 0)
+            if length:
+                np.testing.assert_array_equal(after[row], result.outputs[0][row, length - 1])
+        assert result.steps_applied == 2
+        assert session.step_count == 3  # a step counts once, whatever the rows' lengths
+
+    drive(test)
+
+
+def test_a_run_of_no_steps_changes_nothing() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        await bench.engine.execute(bench.run(session, run_id=5, expected_step=0))
+        state = bench.state(session)
+        result = await bench.engine.execute(
+            bench.run(session, steps=0, run_id=6, expected_step=1, return_state=True)
+        )
+        assert result.outputs[0].shape == (1, 0, UNITS)
+        assert result.step_count == 1
+        np.testing.assert_array_equal(bench.state(session)[0], state[0])
+        assert (await bench.engine.execute(bench.run(session, run_id=5, expected_step=0))).replayed
+
+    drive(test)
+
+
+def test_operations_wait_their_turn() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        run = bench.run(session, steps=50)
+        behind = bench.run(session)
+        done = submit_all(bench, [run])
+        read = asyncio.create_task(bench.operations.read(session.key, with_state=True))
+        await asyncio.sleep(0)
+        reset = asyncio.create_task(bench.operations.reset(session.key, session.uid))
+        await asyncio.sleep(0)
+        behind.uid = session.uid  # The old life, which the reset ends before this run's turn comes.
+        done_behind = submit_all(bench, [behind])
+        _, leaves = await read
+        await reset
+        assert done == [run]
+        assert leaves is not None
+        np.testing.assert_array_equal(leaves[0], run.result.outputs[0][:, -1] if run.result else None)
+        await until(lambda: bool(done_behind))
+        assert isinstance(behind.error, SessionNotFoundError)
+        assert session.step_count == 0
+        assert np.all(bench.state(session)[0] == 0)
+
+    drive(test)
+
+
+def test_many_refused_runs_in_line_do_not_nest() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        runs = [bench.run(session, steps=20)] + [bench.run(session, expected_step=99) for _ in range(5000)]
+        done = submit_all(bench, runs)
+        await until(lambda: len(done) == len(runs))
+        assert {type(run.error) for run in done[1:]} == {StepOutOfOrderError}
+
+    drive(test)
+
+
+def test_a_full_queue_refuses_and_recovers() -> None:
+    async def test(bench: Bench) -> None:
+        sessions = [bench.session(f"s{i}") for i in range(5)]
+        done = submit_all(bench, [bench.run(session) for session in sessions[:4]])
+        with pytest.raises(QueueFullError, match="4 of 4 runs") as caught:
+            bench.engine.submit(bench.run(sessions[4]))
+        assert caught.value.retry_after_s == pytest.approx(0.05)
+        await until(lambda: len(done) == 4)
+        await bench.engine.execute(bench.run(sessions[4]))
+        assert bench.engine.queued_bytes == 0
+
+    drive(test, max_queued_runs=4)
+
+
+def test_bytes_fill_the_queue_too_but_one_run_always_fits() -> None:
+    async def test(bench: Bench) -> None:
+        first, second = bench.session("a"), bench.session("b")
+        done = submit_all(bench, [bench.run(first, steps=200)])
+        with pytest.raises(QueueFullError, match="bytes"):
+            bench.engine.submit(bench.run(second, steps=200))
+        await until(lambda: len(done) == 1)
+        assert done[0].error is None
+
+    drive(test, max_queued_bytes=1024)
+
+
+def test_a_failing_row_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        network = bench.model.network
+        whole = type(network).step
+
+        def step(self: Any, inputs: Sequence[Array], leaves: Sequence[Array]) -> Any:
+            if np.any(inputs[0] == 666):
+                raise ZeroDivisionError("a bug")
+            return whole(self, inputs, leaves)
+
+        monkeypatch.setattr(type(network), "step", step)
+        sessions = [bench.session(f"s{i}") for i in range(3)]
+        runs = [bench.run(session) for session in sessions]
+        runs[1].inputs[0][:] = 666
+        done = submit_all(bench, runs)
+        await until(lambda: len(done) == 3)
+        assert isinstance(runs[1].error, InternalError)
+        assert "a bug" not in runs[1].error.message
+        assert [run.error for run in (runs[0], runs[2])] == [None, None]
+        assert [session.step_count for session in sessions] == [1, 0, 1]
+
+    drive(test)
+
+
+def test_draining_finishes_what_is_under_way_and_refuses_what_is_new() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        done = submit_all(bench, [bench.run(session, steps=50)])
+        drain = asyncio.create_task(bench.engine.drain(60.0))
+        await asyncio.sleep(0)
+        with pytest.raises(DrainingError):
+            bench.engine.submit(bench.run(session))
+        await drain
+        assert done[0].error is None
+        assert session.step_count == 50
+
+    drive(test)
+
+
+def test_draining_gives_up_when_its_time_is_over() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        runs = [bench.run(session, steps=100_000), bench.run(session)]
+        done = submit_all(bench, runs)
+        await bench.engine.drain(0.0)
+        assert [type(run.error) for run in done] == [DrainingError, DrainingError]
+        assert session.step_count == 0
+
+    drive(test)
+
+
+def test_sessionless_runs_start_from_their_state_and_keep_no_row() -> None:
+    async def test(bench: Bench) -> None:
+        leaves = [np.full((2, UNITS), 0.5, np.float32)]
+        run = bench.run(None, rows=2, initial_leaves=leaves, return_state=True, outputs=OutputMode.NONE)
+        result = await bench.engine.execute(run)
+        outputs, after = bench.model.network.step([run.inputs[0][:, 0]], leaves)
+        assert result.outputs == []
+        assert result.leaves is not None
+        np.testing.assert_allclose(result.leaves[0], after[0], atol=1e-6)
+        assert bench.engine.lanes[bench.model].slab.rows_in_use == 0
+        assert outputs[0].shape == (2, UNITS)
+
+    drive(test)
+
+
+def test_expiry_ends_unused_sessions_and_not_busy_ones() -> None:
+    async def test(bench: Bench) -> None:
+        unused, used = bench.session("unused"), bench.session("used")
+        bench.clock.advance(3000)
+        await bench.engine.execute(bench.run(used))
+        bench.clock.advance(1000)
+        bench.operations.sessions.expire_due()
+        assert unused.ended == "expired"
+        assert not used.ended
+        with pytest.raises(SessionNotFoundError, match="expired") as caught:
+            bench.operations.sessions.get(unused.key)
+        assert caught.value.metadata["cause"] == "expired"
+        run = bench.run(used, steps=1000)
+        done = submit_all(bench, [run])
+        await until(lambda: run.position > 3)
+        bench.clock.advance(100_000)
+        bench.operations.sessions.expire_due()
+        await until(lambda: bool(done))
+        assert run.error is None
+        assert not used.ended
+
+    drive(test)
+
+
+def test_ending_a_models_sessions_drops_their_runs_and_rows() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        runs = [bench.run(session, steps=1000), bench.run(session)]
+        done = submit_all(bench, runs)
+        await until(lambda: runs[0].position > 3)
+        bench.operations.end_sessions_of(bench.model)
+        await until(lambda: len(done) == 2)
+        assert {type(run.error) for run in runs} == {SessionNotFoundError}
+        assert all("unloaded" in run.error.message for run in runs if run.error)
+        assert bench.engine.lanes[bench.model].slab.rows_in_use == 0
+        assert bench.model.session_count == 0
+
+    drive(test)
