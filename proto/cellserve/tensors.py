@@ -65,6 +65,15 @@ def tensor_from_array(array: Array, field: str = "tensor") -> tensor_pb2.Tensor:
     return tensor_pb2.Tensor(data_type=number, shape=array.shape, data=little.tobytes())
 
 
+def tensor_spec_of(name: str, array: Array) -> tensor_pb2.TensorSpec:
+    """Describes a whole array (a variable, say) under a name.
+
+    Raises:
+        DtypeMismatchError: the wire has no such element type.
+    """
+    return tensor_pb2.TensorSpec(name=name, data_type=data_type_of(array.dtype, name), shape=array.shape)
+
+
 def array_from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> Array:
     """Unpacks a ``Tensor``. The array is read-only: it looks into the message's bytes.
 

@@ -1,0 +1,193 @@
+"""A whole model's arithmetic: its layers in order, built from the description and the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from cellserve.cells import (
+    BasicLSTMCell,
+    BasicRNNCell,
+    CellDescription,
+    GRUCell,
+    MultiRNNCell,
+    OutputProjectionWrapper,
+    PlacedCell,
+    place,
+)
+from cellserve.errors import ModelNotSteppableError
+from cellserve.specs import Bidirectional, Dense, Embedding, ModelDescription, PlacedLayer, Standardise, place_layers
+from cellserve.tensors import Array
+from cellserve_server.cells.cell import Cell, CellFactory, Weights
+from cellserve_server.cells.gru import build_gru
+from cellserve_server.cells.layers import BidirectionalLayer, DenseLayer, EmbeddingLayer, StandardiseLayer
+from cellserve_server.cells.lstm import build_basic_lstm
+from cellserve_server.cells.rnn import build_basic_rnn
+from cellserve_server.cells.sequences import run_steps, zero_padding
+from cellserve_server.cells.stack import build_stack
+from cellserve_server.cells.wrappers import build_output_projection
+
+_CELLS: Mapping[type[CellDescription], CellFactory] = MappingProxyType(
+    {
+        BasicRNNCell: build_basic_rnn,
+        BasicLSTMCell: build_basic_lstm,
+        GRUCell: build_gru,
+        MultiRNNCell: build_stack,
+        OutputProjectionWrapper: build_output_projection,
+    }
+)
+
+
+class Network(Protocol):
+    """A model's arithmetic with its weights; pure, and safe to use from several threads at once.
+
+    Rows do not see each other: a row gives the same alone as in any batch, but for rounding (less than 1e-5 in
+    float32), and NaN, infinities and overflow stay in their row and raise nothing.
+
+    Attributes:
+        leaf_sizes: the widths of the flattened state's leaves.
+        dtype: of the weights, the state, and the floating-point inputs and outputs.
+    """
+
+    @property
+    def leaf_sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def step(self, inputs: Sequence[Array], leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """One step of a batch.
+
+        Args:
+            inputs: one ``[batch, ...]`` for each declared input; batch 0 will do.
+            leaves: the state, ``[batch, size]`` for each of ``leaf_sizes``.
+
+        Returns:
+            One ``[batch, ...]`` for each declared output, and the new leaves. Nothing shares memory with the arguments
+            or with each other: the arrays are the caller's.
+
+        Raises:
+            ModelNotSteppableError: the model needs whole sequences.
+        """
+        ...
+
+    def run(self, inputs: Sequence[Array], lengths: Array, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Whole sequences, as TF1's ``dynamic_rnn``.
+
+        Args:
+            inputs: one ``[batch, time, ...]`` for each declared input; batch 0 and time 0 will do.
+            lengths: int64 ``[batch]``, each from 0 to time.
+            leaves: the state before, ``[batch, size]`` for each of ``leaf_sizes``.
+
+        Returns:
+            One ``[batch, time, ...]`` for each declared output, exactly 0 past each row's length, and the leaves after
+            each row's own last step. The arrays are the caller's.
+        """
+        ...
+
+    def check_inputs(self, inputs: Sequence[Array], field_prefix: str, lengths: Array | None = None) -> None:
+        """Checks what shapes and dtypes do not say: that ids are in the vocabulary. Of floats anything will do.
+
+        Args:
+            inputs: one ``[batch, ...]`` or ``[batch, time, ...]`` for each declared input.
+            field_prefix: the name of the list of inputs in the request, for messages: ``inputs`` gives
+                ``inputs[0][3][1]`` for row 3, step 1 of the first.
+            lengths: int64 ``[batch]``, for ``[batch, time, ...]``: ids past a row's length are not looked at.
+
+        Raises:
+            FieldInvalidError: an id is out of range; its position, the range and the id are named.
+        """
+        ...
+
+
+def build_network(description: ModelDescription, weights: Mapping[str, Array]) -> Network:
+    """Builds the arithmetic of a model.
+
+    Args:
+        description: a complete description.
+        weights: the variables of ``place_layers(description)`` by name, C-contiguous and of the model's dtype, as
+            ``prepare_weights`` and ``draw_weights`` give them. They are kept and must not change afterwards.
+    """
+    with np.errstate(all="ignore"):
+        layers = [_build_layer(placed, weights) for placed in place_layers(description)]
+    return _LayeredNetwork(layers, description.dtype)
+
+
+def _build_layer(placed: PlacedLayer, weights: Weights) -> Cell | BidirectionalLayer:
+    layer, prefix = placed.layer, placed.prefix
+    match layer:
+        case Standardise():
+            return StandardiseLayer(weights[f"{prefix}standardise/mean"], weights[f"{prefix}standardise/scale"])
+        case Embedding():
+            return EmbeddingLayer(layer, weights[f"{prefix}embedding/embeddings"])
+        case Dense():
+            return DenseLayer(layer, weights[f"{prefix}dense/kernel"], weights[f"{prefix}dense/bias"])
+        case Bidirectional(forward, backward):
+            width = placed.input_shape[0]
+            return BidirectionalLayer(
+                _build_cell(place(forward, width, f"{prefix}fw/"), weights),
+                _build_cell(place(backward, width, f"{prefix}bw/"), weights),
+            )
+        case _:
+            return _build_cell(place(layer, placed.input_shape[0], prefix), weights)
+
+
+def _build_cell(root: PlacedCell, weights: Weights) -> Cell:
+    """Builds a nest of cells; a cell that is used several times is built once."""
+    built: dict[int, Cell] = {}
+
+    def build(placed: PlacedCell) -> Cell:
+        if id(placed) not in built:
+            built[id(placed)] = _CELLS[type(placed.cell)](placed, weights, build)
+        return built[id(placed)]
+
+    return build(root)
+
+
+class _LayeredNetwork:
+    """``Network`` for one input and one output, which is what descriptions allow so far."""
+
+    def __init__(self, layers: Sequence[Cell | BidirectionalLayer], dtype: np.dtype[Any]) -> None:
+        self.leaf_sizes = tuple(size for layer in layers for size in layer.leaf_sizes)
+        self.dtype = dtype
+        bounds = accumulate((len(layer.leaf_sizes) for layer in layers), initial=0)
+        spans = [slice(start, stop) for start, stop in pairwise(bounds)]
+        self._layers = tuple(zip(layers, spans, strict=True))
+
+    def step(self, inputs: Sequence[Array], leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        (values,) = inputs
+        new_leaves: list[Array] = []
+        # The flags of NaN, overflow and the like say which row is ill only to its own caller, in its results.
+        with np.errstate(all="ignore"):
+            for layer, span in self._layers:
+                if isinstance(layer, BidirectionalLayer):
+                    raise ModelNotSteppableError("the model is bidirectional and needs whole sequences: RunSequence")
+                values, after = layer.step(values, leaves[span])
+                new_leaves += after
+        if any(values is leaf for leaf in new_leaves):
+            values = values.copy()
+        return [values], new_leaves
+
+    def run(self, inputs: Sequence[Array], lengths: Array, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        (values,) = inputs
+        new_leaves: list[Array] = []
+        with np.errstate(all="ignore"):
+            for layer, span in self._layers:
+                if isinstance(layer, BidirectionalLayer):
+                    values, after = layer.run(values, lengths, leaves[span])
+                elif layer.leaf_sizes:
+                    values, after = run_steps(layer, values, lengths, leaves[span])
+                else:
+                    values, after = layer.step(values, ())
+                new_leaves += after
+        zero_padding(values, lengths)
+        return [values], new_leaves
+
+    def check_inputs(self, inputs: Sequence[Array], field_prefix: str, lengths: Array | None = None) -> None:
+        first, _ = self._layers[0]
+        if isinstance(first, EmbeddingLayer):
+            first.check(inputs[0], lengths, f"{field_prefix}[0]")
