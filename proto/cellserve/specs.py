@@ -132,7 +132,7 @@ class PlacedLayer:
 def place_layers(description: ModelDescription) -> list[PlacedLayer]:
     """Gives every layer its shapes and its variables.
 
-    A second layer that would take the first one's variable names gets ``_1``, a third ``_2``, as in TensorFlow.
+    A second layer that would take the first one's variable names has its own under ``layer_1/``, a third ``layer_2/``.
 
     Raises:
         ShapeMismatchError: a layer does not fit what comes in.

@@ -55,6 +55,9 @@ class ServerConfig:
 
     # Streams
     stream_window_messages: int = _setting(64, "Unanswered Steps of one stream before the server stops reading.", 1)
+    stream_window_bytes: int = _setting(
+        64 * MIB, "Bytes of the inputs and outputs of these Steps before the server stops reading.", 1024
+    )
     max_stream_groups: int = _setting(256, "Groups of one stream.", 1)
     max_stream_handles: int = _setting(1_048_576, "Handles of one stream.", 1)
 

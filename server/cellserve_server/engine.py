@@ -29,7 +29,7 @@ from cellserve.errors import (
 from cellserve.tensors import Array
 from cellserve_server.admission import check_alive, is_repeat
 from cellserve_server.config import ServerConfig
-from cellserve_server.lanes import Lane, LaneTable
+from cellserve_server.lanes import Lane, LaneTable, metrics_label
 from cellserve_server.metrics import Metrics
 from cellserve_server.runs import OutputMode, Run, RunResult
 from cellserve_server.scheduler import Scheduler
@@ -370,11 +370,12 @@ class Engine:
         run.error = error
         self._runs.discard(run)
         self._queued_bytes -= run.size_bytes
-        lane = self.lanes[run.model]
-        lane.slab.give_back(run.work_rows)
-        run.work_rows = ()
-        self.lanes.tidy(run.model)
-        self._metrics.run_done(lane.label, "ok" if error is None else OUTCOMES.get(type(error), "error"))
+        if run.work_rows:
+            self.lanes[run.model].slab.give_back(run.work_rows)
+            run.work_rows = ()
+            self.lanes.tidy(run.model)
+        outcome = "ok" if error is None else OUTCOMES.get(type(error), "error")
+        self._metrics.run_done(metrics_label(run.model), outcome)
         if run.session is not None and run.session.active is run:
             run.session.active = None
         if not self._runs:

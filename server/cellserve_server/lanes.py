@@ -8,19 +8,24 @@ from cellserve_server.slab import Slab
 SMOOTHING = 0.2
 
 
+def metrics_label(model: LoadedModel) -> str:
+    """What metrics call a model; all models that clients define share one word, so that labels stay few."""
+    return "defined" if model.tenant is not None else model.name
+
+
 class Lane:
     """One model's slab and timings. Compared and hashed by identity.
 
     Attributes:
         model: the model version.
         slab: the states of its sessions and runs.
-        label: what metrics call the model; all models that clients define share one, so that labels stay few.
+        label: what metrics call the model.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
         self.slab = Slab(model.leaf_sizes, model.description.dtype)
-        self.label = "defined" if model.tenant is not None else model.name
+        self.label = metrics_label(model)
         self._seconds: dict[int, float] = {}  # by the size class of the tick: the bit length of its rows
 
     def predicted_seconds(self, rows: int) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine import Engine, draining_error
@@ -69,14 +70,20 @@ class SessionOperations:
         """
         if self.engine.draining:
             raise draining_error()
-        session = self.sessions.create(key, model, batch_size, self._config.default_ttl_s if ttl_s is None else ttl_s)
+        self._models.acquire(model)
+        try:
+            session = self.sessions.create(
+                key, model, batch_size, self._config.default_ttl_s if ttl_s is None else ttl_s
+            )
+        except CellServeError:
+            self._models.release(model)
+            raise
         slab = self.engine.lanes[model].slab
         session.state_rows = slab.take(session.rows)
         if leaves is None:
             slab.zero(session.state_rows)
         else:
             slab.write(session.state_rows, leaves)
-        self._models.acquire(model)
         self._metrics.session_created()
         self._watch_expiry(session.expire_time)
         return session

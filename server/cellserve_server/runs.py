@@ -120,7 +120,7 @@ class Run:
         self.deadline = deadline
         self.mode = outputs
         self.return_state = return_state
-        self.time = inputs[0].shape[1]
+        self.time = int(inputs[0].shape[1])
         # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.
         self.steps: int = self.time if lengths is None else int(lengths.max(initial=0))
         self.on_done: Callable[[Run], None] | None = None
