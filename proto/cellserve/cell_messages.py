@@ -1,46 +1,50 @@
-"""Cell descriptions <-> ``Cell`` messages. Adding a cell to the contract is one pair of functions and one line here."""
+"""Cell descriptions <-> ``Cell`` messages. A description's fields have the names of its message's.
+
+Adding a cell: its message in ``cell.proto``, its description in ``cellserve/cells/``, and one line in ``_KINDS``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from cellserve.cells import (
-    MAX_STACK,
-    BasicLSTMCell,
-    BasicRNNCell,
-    CellDescription,
-    GRUCell,
-    MultiRNNCell,
-    OutputProjectionWrapper,
-)
+from cellserve import cells
+from cellserve.cells import ACTIVATIONS, MAX_STACK, CellDescription
 from cellserve.errors import FieldInvalidError, InvalidArgumentError
 from cellserve.v1 import cell_pb2
 
 MAX_DEPTH = 16
-MAX_CELLS = 1024
 
-_ACTIVATION_NUMBERS = {
-    None: cell_pb2.ACTIVATION_UNSPECIFIED,
-    "tanh": cell_pb2.ACTIVATION_TANH,
-    "relu": cell_pb2.ACTIVATION_RELU,
-    "sigmoid": cell_pb2.ACTIVATION_SIGMOID,
-    "identity": cell_pb2.ACTIVATION_IDENTITY,
+_KINDS: dict[str, type[CellDescription]] = {
+    "basic_rnn_cell": cells.BasicRNNCell,
+    "basic_lstm_cell": cells.BasicLSTMCell,
+    "gru_cell": cells.GRUCell,
+    "multi_rnn_cell": cells.MultiRNNCell,
+    "output_projection_wrapper": cells.OutputProjectionWrapper,
+    "lstm_cell": cells.LSTMCell,
+    "cudnn_compatible_gru_cell": cells.CudnnCompatibleGRUCell,
+    "layer_norm_basic_lstm_cell": cells.LayerNormBasicLSTMCell,
+    "residual_wrapper": cells.ResidualWrapper,
+    "dropout_wrapper": cells.DropoutWrapper,
+    "input_projection_wrapper": cells.InputProjectionWrapper,
+    "embedding_wrapper": cells.EmbeddingWrapper,
+    "min_gru_cell": cells.MinGRUCell,
+    "min_lstm_cell": cells.MinLSTMCell,
 }
-_ACTIVATION_NAMES = {number: name for name, number in _ACTIVATION_NUMBERS.items()}
-
-
-class _Kind(NamedTuple):
-    field: str  # of the oneof in Cell
-    description: type[Any]
-    encode: Callable[[Any, _Encoder], Message]
-    decode: Callable[[Any, _Decoder, str, str | None], CellDescription]
+_FIELDS = {description: field for field, description in _KINDS.items()}
+_ACTIVATION_PREFIX = "ACTIVATION_"
 
 
 def cell_to_proto(cell: CellDescription) -> cell_pb2.Cell:
-    """Packs a description; cells that are one object used several times keep that by ``share_id``."""
+    """Packs a description; cells that are one object used several times keep that by ``share_id``.
+
+    Raises:
+        FieldInvalidError: the contract has no message for the cell.
+    """
     return _Encoder(cell).encode(cell)
 
 
@@ -48,7 +52,7 @@ def cell_from_proto(message: cell_pb2.Cell, field: str = "cell") -> CellDescript
     """Unpacks a description; cells with an equal ``share_id`` become one object again.
 
     Raises:
-        FieldInvalidError: a field is missing, out of its range or contradicts another; it is named.
+        InvalidArgumentError: a field is missing, out of its range or contradicts another; it is named.
     """
     return _Decoder().decode(message, field)
 
@@ -63,32 +67,45 @@ class _Encoder:
             seen.add(id(cell))
 
     def encode(self, cell: CellDescription) -> cell_pb2.Cell:
-        kind = next((kind for kind in _KINDS if type(cell) is kind.description), None)
+        kind = _FIELDS.get(type(cell))
         if kind is None:
             raise FieldInvalidError(f"cell: the contract has no message for {type(cell).__name__}")
-        share_id = self._share_ids.get(id(cell), 0)
-        message = cell_pb2.Cell(name=getattr(cell, "name", None), share_id=share_id)
-        getattr(message, kind.field).CopyFrom(kind.encode(cell, self))
+        message = cell_pb2.Cell(name=getattr(cell, "name", None), share_id=self._share_ids.get(id(cell), 0))
+        options = getattr(message, kind)
+        options.SetInParent()
+        for item in fields(cell):  # type: ignore[arg-type]  # Every description is a dataclass.
+            self._encode_option(options, item.name, getattr(cell, item.name))
         return message
+
+    def _encode_option(self, options: Any, name: str, value: Any) -> None:
+        if name == "state_is_tuple":
+            options.state_is_concatenated = not value
+        elif name == "name" or value is None:
+            return
+        elif name == "cells":
+            options.cells.extend(self.encode(inner) for inner in value)
+        elif isinstance(value, CellDescription):
+            getattr(options, name).CopyFrom(self.encode(value))
+        elif isinstance(value, str):
+            setattr(options, name, cell_pb2.Activation.Value(_ACTIVATION_PREFIX + value.upper()))
+        else:
+            setattr(options, name, value)
 
 
 def _walk(cell: CellDescription) -> Iterator[CellDescription]:
     """A cell and all inside; a shared one comes as often as it is used."""
     yield cell
-    for use in cell.inner_uses(1, ""):
-        yield from _walk(use.cell)
+    for inner in (getattr(cell, "cell", None), *getattr(cell, "cells", ())):
+        if inner is not None:
+            yield from _walk(inner)
 
 
 class _Decoder:
     def __init__(self) -> None:
         self._shared: dict[int, tuple[cell_pb2.Cell, CellDescription]] = {}
         self._depth = 0
-        self._count = 0
 
     def decode(self, message: cell_pb2.Cell, field: str) -> CellDescription:
-        self._count += 1
-        if self._count > MAX_CELLS:
-            raise FieldInvalidError(f"{field}: expected at most {MAX_CELLS} cells in all")
         if message.share_id in self._shared:
             known_message, known = self._shared[message.share_id]
             if known_message != message:
@@ -96,99 +113,58 @@ class _Decoder:
                     f"{field}.share_id: expected cells of one description; those with {message.share_id} differ"
                 )
             return known
-        name = message.WhichOneof("kind")
-        kind = next((kind for kind in _KINDS if kind.field == name), None)
+        kind = message.WhichOneof("kind")
         if kind is None:
             raise FieldInvalidError(f"{field}: expected one kind of cell; got an empty message")
         if self._depth == MAX_DEPTH:
             raise FieldInvalidError(f"{field}: expected cells nested at most {MAX_DEPTH} deep")
         self._depth += 1
-        try:
-            cell = kind.decode(getattr(message, name), self, f"{field}.{name}", message.name or None)
-        except InvalidArgumentError as error:
-            if error.message.startswith(f"{field}."):
-                raise  # An inner cell's error names its place already.
-            raise FieldInvalidError(f"{field}.{name}: {error.message}") from error
+        cell = self._decode_kind(message, kind, f"{field}.{kind}")
         self._depth -= 1
         if message.share_id:
             self._shared[message.share_id] = (message, cell)
         return cell
 
+    def _decode_kind(self, message: cell_pb2.Cell, kind: str, field: str) -> CellDescription:
+        description = _KINDS[kind]
+        names = {item.name for item in fields(description)}  # type: ignore[arg-type]
+        options = self._options(getattr(message, kind), names, field)
+        if message.name and "name" not in names:
+            raise FieldInvalidError(f"{field}: a {description.__name__} has no name of its own; got {message.name!r}")
+        if message.name:
+            options["name"] = message.name
+        try:
+            return description(**options)
+        except InvalidArgumentError as error:
+            raise FieldInvalidError(f"{field}: {error.message}") from error
 
-def _activation(number: cell_pb2.Activation) -> str | None:
-    if number not in _ACTIVATION_NAMES:
-        raise FieldInvalidError(f"activation: expected a known one; got number {int(number)}")
-    return _ACTIVATION_NAMES[number]
+    def _options(self, message: Message, names: set[str], field: str) -> dict[str, Any]:
+        """The arguments of the description: what is set, and of plain numbers and flags whatever there is."""
+        options: dict[str, Any] = {}
+        for item in message.DESCRIPTOR.fields:
+            value = getattr(message, item.name)
+            if item.name == "state_is_concatenated":
+                options["state_is_tuple"] = not value
+            elif item.name == "cells":
+                options["cells"] = self._decode_all(value, f"{field}.cells")
+            elif item.type == FieldDescriptor.TYPE_ENUM:
+                options |= {item.name: _activation(value, f"{field}.{item.name}")} if value else {}
+            elif item.type == FieldDescriptor.TYPE_MESSAGE:
+                options[item.name] = self.decode(value, f"{field}.{item.name}")
+            elif not item.has_presence or message.HasField(item.name):
+                options[item.name] = value
+        assert options.keys() <= names, "a description lacks a field of its message"
+        return options
 
-
-def _encode_rnn(cell: BasicRNNCell, _: _Encoder) -> Message:
-    return cell_pb2.BasicRnnCell(num_units=cell.num_units, activation=_ACTIVATION_NUMBERS[cell.activation])
-
-
-def _decode_rnn(message: cell_pb2.BasicRnnCell, _: _Decoder, __: str, name: str | None) -> CellDescription:
-    return BasicRNNCell(message.num_units, _activation(message.activation), name=name)
-
-
-def _encode_lstm(cell: BasicLSTMCell, _: _Encoder) -> Message:
-    return cell_pb2.BasicLstmCell(
-        num_units=cell.num_units,
-        forget_bias=cell.forget_bias,
-        activation=_ACTIVATION_NUMBERS[cell.activation],
-        state_is_concatenated=not cell.state_is_tuple,
-    )
-
-
-def _decode_lstm(message: cell_pb2.BasicLstmCell, _: _Decoder, __: str, name: str | None) -> CellDescription:
-    return BasicLSTMCell(
-        message.num_units,
-        message.forget_bias if message.HasField("forget_bias") else 1.0,
-        not message.state_is_concatenated,
-        _activation(message.activation),
-        name=name,
-    )
-
-
-def _encode_gru(cell: GRUCell, _: _Encoder) -> Message:
-    return cell_pb2.GruCell(num_units=cell.num_units, activation=_ACTIVATION_NUMBERS[cell.activation])
-
-
-def _decode_gru(message: cell_pb2.GruCell, _: _Decoder, __: str, name: str | None) -> CellDescription:
-    return GRUCell(message.num_units, _activation(message.activation), name=name)
+    def _decode_all(self, messages: Any, field: str) -> list[CellDescription]:
+        if not 1 <= len(messages) <= MAX_STACK:
+            raise FieldInvalidError(f"{field}: expected 1 to {MAX_STACK}; got {len(messages)}")
+        return [self.decode(inner, f"{field}[{index}]") for index, inner in enumerate(messages)]
 
 
-def _encode_multi(cell: MultiRNNCell, encoder: _Encoder) -> Message:
-    cells = [encoder.encode(inner) for inner in cell.cells]
-    return cell_pb2.MultiRnnCell(cells=cells, state_is_concatenated=not cell.state_is_tuple)
-
-
-def _decode_multi(message: cell_pb2.MultiRnnCell, decoder: _Decoder, field: str, name: str | None) -> CellDescription:
-    if name is not None:
-        raise FieldInvalidError("name: a MultiRNNCell has no name of its own")
-    if not 1 <= len(message.cells) <= MAX_STACK:
-        raise FieldInvalidError(f"cells: expected 1 to {MAX_STACK}; got {len(message.cells)}")
-    cells = [decoder.decode(inner, f"{field}.cells[{index}]") for index, inner in enumerate(message.cells)]
-    return MultiRNNCell(cells, not message.state_is_concatenated)
-
-
-def _encode_projection(cell: OutputProjectionWrapper, encoder: _Encoder) -> Message:
-    return cell_pb2.OutputProjectionWrapper(
-        cell=encoder.encode(cell.cell),
-        output_size=cell.output_size,
-        activation=_ACTIVATION_NUMBERS[cell.activation],
-    )
-
-
-def _decode_projection(
-    message: cell_pb2.OutputProjectionWrapper, decoder: _Decoder, field: str, name: str | None
-) -> CellDescription:
-    inner = decoder.decode(message.cell, f"{field}.cell")
-    return OutputProjectionWrapper(inner, message.output_size, _activation(message.activation), name=name)
-
-
-_KINDS = (
-    _Kind("basic_rnn_cell", BasicRNNCell, _encode_rnn, _decode_rnn),
-    _Kind("basic_lstm_cell", BasicLSTMCell, _encode_lstm, _decode_lstm),
-    _Kind("gru_cell", GRUCell, _encode_gru, _decode_gru),
-    _Kind("multi_rnn_cell", MultiRNNCell, _encode_multi, _decode_multi),
-    _Kind("output_projection_wrapper", OutputProjectionWrapper, _encode_projection, _decode_projection),
-)
+def _activation(number: int, field: str) -> str:
+    descriptor = cell_pb2.Activation.DESCRIPTOR.values_by_number.get(number)
+    name = "" if descriptor is None else descriptor.name.removeprefix(_ACTIVATION_PREFIX).lower()
+    if name not in ACTIVATIONS:
+        raise FieldInvalidError(f"{field}: expected a known activation; got number {number}")
+    return name

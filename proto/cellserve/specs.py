@@ -17,14 +17,26 @@ from cellserve.v1 import model_pb2, tensor_pb2
 
 MAX_LAYERS = 64
 MAX_NAME_CHARS = 128
-DENSE_ACTIVATIONS = ("none", "softmax", "sigmoid")
+DENSE_ACTIVATIONS = ("none", "softmax", "sigmoid", "tanh", "relu")
+MERGE_MODES = ("concat", "sum", "mul", "average")
+IDS = np.dtype(np.int32)
 _DENSE_NUMBERS = {
     "none": model_pb2.DENSE_ACTIVATION_NONE,
     "softmax": model_pb2.DENSE_ACTIVATION_SOFTMAX,
     "sigmoid": model_pb2.DENSE_ACTIVATION_SIGMOID,
+    "tanh": model_pb2.DENSE_ACTIVATION_TANH,
+    "relu": model_pb2.DENSE_ACTIVATION_RELU,
 }
 _DENSE_NAMES = {number: name for name, number in _DENSE_NUMBERS.items()}
 _DENSE_NAMES[model_pb2.DENSE_ACTIVATION_UNSPECIFIED] = "none"
+_MERGE_NUMBERS = {
+    "concat": model_pb2.MERGE_MODE_CONCAT,
+    "sum": model_pb2.MERGE_MODE_SUM,
+    "mul": model_pb2.MERGE_MODE_MUL,
+    "average": model_pb2.MERGE_MODE_AVERAGE,
+}
+_MERGE_NAMES = {number: name for name, number in _MERGE_NUMBERS.items()}
+_MERGE_NAMES[model_pb2.MERGE_MODE_UNSPECIFIED] = "concat"
 
 
 @dataclass(frozen=True)
@@ -59,15 +71,20 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Bidirectional:
-    """A cell from each end of the sequence, outputs side by side; it cannot be stepped."""
+    """A cell from each end of the sequence; it cannot be stepped.
+
+    Attributes:
+        merge_mode: ``concat`` (the outputs side by side), ``sum``, ``mul`` or ``average``.
+    """
 
     forward: CellDescription
     backward: CellDescription
+    merge_mode: str = "concat"
 
 
 @dataclass(frozen=True)
 class Dense:
-    """``activation(x kernel + bias)``, activation ``none``, ``softmax`` or ``sigmoid``."""
+    """``activation(x kernel + bias)``, activation one of ``DENSE_ACTIVATIONS``."""
 
     units: int
     activation: str = "none"
@@ -107,8 +124,8 @@ class ModelDescription:
 
 
 def describe(cell: CellDescription, input_size: int, dtype: np.dtype[Any]) -> ModelDescription:
-    """The model that is one cell: an input ``inputs`` of this width, an output ``output``."""
-    inputs = (ArraySpec("inputs", dtype, (input_size,)),)
+    """The model that is one cell: an input ``inputs`` of this width (or of ids), an output ``output``."""
+    inputs = (ArraySpec("inputs", IDS, ()) if cell.takes_ids() else ArraySpec("inputs", dtype, (input_size,)),)
     return ModelDescription(inputs, (cell,), (ArraySpec("output", dtype, (cell.output_size,)),), dtype)
 
 
@@ -143,8 +160,8 @@ def place_layers(description: ModelDescription) -> list[PlacedLayer]:
     placed = []
     for index, layer in enumerate(description.layers):
         field = f"layers[{index}]"
-        if isinstance(layer, Embedding):
-            if index > 0 or shape != () or description.inputs[0].dtype != np.dtype(np.int32):
+        if takes_ids(layer):
+            if index > 0 or shape != () or description.inputs[0].dtype != IDS:
                 raise FieldInvalidError(f"{field}: an embedding is the first layer, on int32 ids of shape []")
         elif len(shape) != 1 or shape[0] < 1:
             raise ShapeMismatchError(f"{field}: expected vectors as inputs; got shape {list(shape)}")
@@ -155,6 +172,11 @@ def place_layers(description: ModelDescription) -> list[PlacedLayer]:
         placed.append(PlacedLayer(layer, prefix, shape, output_shape, variables))
         shape = output_shape
     return placed
+
+
+def takes_ids(layer: Layer) -> bool:
+    """Whether a layer's inputs are ids."""
+    return isinstance(layer, Embedding) or (isinstance(layer, CellDescription) and layer.takes_ids())
 
 
 def _free_prefix(variables: Sequence[Variable], taken: set[str]) -> str:
@@ -175,11 +197,16 @@ def _layer_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...],
         case Dense(units, _):
             kernel = Variable("dense/kernel", (shape[0], units), "glorot_uniform")
             return (units,), (kernel, Variable("dense/bias", (units,), "zeros"))
-        case Bidirectional(forward, backward):
+        case Bidirectional(forward, backward, merge_mode):
+            widths = (forward.output_size, backward.output_size)
+            if merge_mode != "concat" and widths[0] != widths[1]:
+                raise ShapeMismatchError(
+                    f"bidirectional: to {merge_mode} outputs they must be equally wide; got {widths}"
+                )
             both = (*place(forward, shape[0], "fw/").variables(), *place(backward, shape[0], "bw/").variables())
-            return (forward.output_size + backward.output_size,), both
+            return (sum(widths) if merge_mode == "concat" else widths[0],), both
         case _:
-            return (layer.output_size,), tuple(layer.variables(shape[0]))
+            return (layer.output_size,), tuple(layer.variables(shape[0] if shape else 0))
 
 
 def model_to_proto(description: ModelDescription) -> model_pb2.ModelSpec:
@@ -210,7 +237,7 @@ def model_from_proto(spec: model_pb2.ModelSpec) -> ModelDescription:
     layers = tuple(_layer_from_proto(item, f"layers[{i}]") for i, item in enumerate(spec.layers))
     if inputs[0].dtype.kind == "f" and inputs[0].dtype != dtype:
         raise FieldInvalidError(f"inputs[0].data_type: expected {dtype.name}, the model's; got {inputs[0].dtype.name}")
-    if inputs[0].dtype.kind != "f" and not isinstance(layers[0], Embedding):
+    if inputs[0].dtype.kind != "f" and not takes_ids(layers[0]):
         raise FieldInvalidError(f"inputs[0].data_type: {inputs[0].dtype.name} needs an embedding as the first layer")
     bare = ModelDescription(inputs, layers, (), dtype)
     shape = place_layers(bare)[-1].output_shape
@@ -263,8 +290,12 @@ def _layer_to_proto(layer: Layer) -> model_pb2.Layer:
             return model_pb2.Layer(embedding=model_pb2.Embedding(vocabulary_size=vocabulary_size, depth=depth))
         case Dense(units, activation):
             return model_pb2.Layer(dense=model_pb2.Dense(units=units, activation=_DENSE_NUMBERS[activation]))
-        case Bidirectional(forward, backward):
-            both = model_pb2.Bidirectional(forward=cell_to_proto(forward), backward=cell_to_proto(backward))
+        case Bidirectional(forward, backward, merge_mode):
+            both = model_pb2.Bidirectional(
+                forward=cell_to_proto(forward),
+                backward=cell_to_proto(backward),
+                merge_mode=_MERGE_NUMBERS[merge_mode],
+            )
             return model_pb2.Layer(bidirectional=both)
         case _:
             return model_pb2.Layer(cell=cell_to_proto(layer))
@@ -285,9 +316,13 @@ def _layer_from_proto(message: model_pb2.Layer, field: str) -> Layer:
                 raise FieldInvalidError(f"{field}.dense.activation: expected one of {', '.join(DENSE_ACTIVATIONS)}")
             return Dense(message.dense.units, _DENSE_NAMES[message.dense.activation])
         case "bidirectional":
-            forward = cell_from_proto(message.bidirectional.forward, f"{field}.bidirectional.forward")
+            both = message.bidirectional
+            if both.merge_mode not in _MERGE_NAMES:
+                raise FieldInvalidError(f"{field}.bidirectional.merge_mode: expected one of {', '.join(MERGE_MODES)}")
             return Bidirectional(
-                forward, cell_from_proto(message.bidirectional.backward, f"{field}.bidirectional.backward")
+                cell_from_proto(both.forward, f"{field}.bidirectional.forward"),
+                cell_from_proto(both.backward, f"{field}.bidirectional.backward"),
+                _MERGE_NAMES[both.merge_mode],
             )
         case "cell":
             return cell_from_proto(message.cell, f"{field}.cell")

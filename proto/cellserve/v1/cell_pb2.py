@@ -24,25 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x65llserve/v1/cell.proto\x12\x0c\x63\x65llserve.v1\"\xc9\x02\n\x04\x43\x65ll\x12\x34\n\x0e\x62\x61sic_rnn_cell\x18\x01 \x01(\x0b\x32\x1a.cellserve.v1.BasicRnnCellH\x00\x12\x36\n\x0f\x62\x61sic_lstm_cell\x18\x02 \x01(\x0b\x32\x1b.cellserve.v1.BasicLstmCellH\x00\x12)\n\x08gru_cell\x18\x03 \x01(\x0b\x32\x15.cellserve.v1.GruCellH\x00\x12\x34\n\x0emulti_rnn_cell\x18\x04 \x01(\x0b\x32\x1a.cellserve.v1.MultiRnnCellH\x00\x12J\n\x19output_projection_wrapper\x18\x05 \x01(\x0b\x32%.cellserve.v1.OutputProjectionWrapperH\x00\x12\x0c\n\x04name\x18\x0e \x01(\t\x12\x10\n\x08share_id\x18\x0f \x01(\x05\x42\x06\n\x04kind\"O\n\x0c\x42\x61sicRnnCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12,\n\nactivation\x18\x02 \x01(\x0e\x32\x18.cellserve.v1.Activation\"\x99\x01\n\rBasicLstmCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12\x18\n\x0b\x66orget_bias\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12,\n\nactivation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1d\n\x15state_is_concatenated\x18\x04 \x01(\x08\x42\x0e\n\x0c_forget_bias\"J\n\x07GruCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12,\n\nactivation\x18\x02 \x01(\x0e\x32\x18.cellserve.v1.Activation\"P\n\x0cMultiRnnCell\x12!\n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x12.cellserve.v1.Cell\x12\x1d\n\x15state_is_concatenated\x18\x02 \x01(\x08\"~\n\x17OutputProjectionWrapper\x12 \n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12\x13\n\x0boutput_size\x18\x02 \x01(\x03\x12,\n\nactivation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation*\x83\x01\n\nActivation\x12\x1a\n\x16\x41\x43TIVATION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TIVATION_TANH\x10\x01\x12\x13\n\x0f\x41\x43TIVATION_RELU\x10\x02\x12\x16\n\x12\x41\x43TIVATION_SIGMOID\x10\x03\x12\x17\n\x13\x41\x43TIVATION_IDENTITY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63\x65llserve/v1/cell.proto\x12\x0c\x63\x65llserve.v1\"\xee\x06\n\x04\x43\x65ll\x12\x34\n\x0e\x62\x61sic_rnn_cell\x18\x01 \x01(\x0b\x32\x1a.cellserve.v1.BasicRnnCellH\x00\x12\x36\n\x0f\x62\x61sic_lstm_cell\x18\x02 \x01(\x0b\x32\x1b.cellserve.v1.BasicLstmCellH\x00\x12)\n\x08gru_cell\x18\x03 \x01(\x0b\x32\x15.cellserve.v1.GruCellH\x00\x12\x34\n\x0emulti_rnn_cell\x18\x04 \x01(\x0b\x32\x1a.cellserve.v1.MultiRnnCellH\x00\x12J\n\x19output_projection_wrapper\x18\x05 \x01(\x0b\x32%.cellserve.v1.OutputProjectionWrapperH\x00\x12+\n\tlstm_cell\x18\x06 \x01(\x0b\x32\x16.cellserve.v1.LstmCellH\x00\x12I\n\x19\x63udnn_compatible_gru_cell\x18\x07 \x01(\x0b\x32$.cellserve.v1.CudnnCompatibleGruCellH\x00\x12J\n\x1alayer_norm_basic_lstm_cell\x18\x08 \x01(\x0b\x32$.cellserve.v1.LayerNormBasicLstmCellH\x00\x12\x39\n\x10residual_wrapper\x18\t \x01(\x0b\x32\x1d.cellserve.v1.ResidualWrapperH\x00\x12\x37\n\x0f\x64ropout_wrapper\x18\n \x01(\x0b\x32\x1c.cellserve.v1.DropoutWrapperH\x00\x12H\n\x18input_projection_wrapper\x18\x0b \x01(\x0b\x32$.cellserve.v1.InputProjectionWrapperH\x00\x12;\n\x11\x65mbedding_wrapper\x18\x0c \x01(\x0b\x32\x1e.cellserve.v1.EmbeddingWrapperH\x00\x12\x30\n\x0cmin_gru_cell\x18\r \x01(\x0b\x32\x18.cellserve.v1.MinGruCellH\x00\x12\x32\n\rmin_lstm_cell\x18\x10 \x01(\x0b\x32\x19.cellserve.v1.MinLstmCellH\x00\x12\x0c\n\x04name\x18\x0e \x01(\t\x12\x10\n\x08share_id\x18\x0f \x01(\x05\x42\x06\n\x04kind\"\x87\x01\n\x0c\x42\x61sicRnnCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12,\n\nactivation\x18\x02 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1f\n\x12preactivation_clip\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x15\n\x13_preactivation_clip\"\x99\x01\n\rBasicLstmCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12\x18\n\x0b\x66orget_bias\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12,\n\nactivation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1d\n\x15state_is_concatenated\x18\x04 \x01(\x08\x42\x0e\n\x0c_forget_bias\"\xba\x01\n\x07GruCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12,\n\nactivation\x18\x02 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x36\n\x14recurrent_activation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1f\n\x12preactivation_clip\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x15\n\x13_preactivation_clip\"P\n\x0cMultiRnnCell\x12!\n\x05\x63\x65lls\x18\x01 \x03(\x0b\x32\x12.cellserve.v1.Cell\x12\x1d\n\x15state_is_concatenated\x18\x02 \x01(\x08\"~\n\x17OutputProjectionWrapper\x12 \n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12\x13\n\x0boutput_size\x18\x02 \x01(\x03\x12,\n\nactivation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\"\xc0\x03\n\x08LstmCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12\x15\n\ruse_peepholes\x18\x02 \x01(\x08\x12\x16\n\tcell_clip\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08num_proj\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x16\n\tproj_clip\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x18\n\x0b\x66orget_bias\x18\x06 \x01(\x01H\x03\x88\x01\x01\x12,\n\nactivation\x18\x07 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1d\n\x15state_is_concatenated\x18\x08 \x01(\x08\x12\x36\n\x14recurrent_activation\x18\t \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x33\n\x11output_activation\x18\n \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1f\n\x12preactivation_clip\x18\x0b \x01(\x01H\x04\x88\x01\x01\x42\x0c\n\n_cell_clipB\x0b\n\t_num_projB\x0c\n\n_proj_clipB\x0e\n\x0c_forget_biasB\x15\n\x13_preactivation_clip\"\xc9\x01\n\x16\x43udnnCompatibleGruCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12,\n\nactivation\x18\x02 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x36\n\x14recurrent_activation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x1f\n\x12preactivation_clip\x18\x04 \x01(\x01H\x00\x88\x01\x01\x42\x15\n\x13_preactivation_clip\"\xf9\x01\n\x16LayerNormBasicLstmCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12\x18\n\x0b\x66orget_bias\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12,\n\nactivation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\x12\x17\n\nlayer_norm\x18\x04 \x01(\x08H\x01\x88\x01\x01\x12\x16\n\tnorm_gain\x18\x05 \x01(\x01H\x02\x88\x01\x01\x12\x17\n\nnorm_shift\x18\x06 \x01(\x01H\x03\x88\x01\x01\x42\x0e\n\x0c_forget_biasB\r\n\x0b_layer_normB\x0c\n\n_norm_gainB\r\n\x0b_norm_shift\"3\n\x0fResidualWrapper\x12 \n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\"\xca\x01\n\x0e\x44ropoutWrapper\x12 \n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12\x1c\n\x0finput_keep_prob\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1d\n\x10output_keep_prob\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0fstate_keep_prob\x18\x04 \x01(\x01H\x02\x88\x01\x01\x42\x12\n\x10_input_keep_probB\x13\n\x11_output_keep_probB\x12\n\x10_state_keep_prob\"z\n\x16InputProjectionWrapper\x12 \n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12\x10\n\x08num_proj\x18\x02 \x01(\x03\x12,\n\nactivation\x18\x03 \x01(\x0e\x32\x18.cellserve.v1.Activation\"g\n\x10\x45mbeddingWrapper\x12 \n\x04\x63\x65ll\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12\x19\n\x11\x65mbedding_classes\x18\x02 \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\x03 \x01(\x03\"9\n\nMinGruCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12\x18\n\x10linear_candidate\x18\x02 \x01(\x08\":\n\x0bMinLstmCell\x12\x11\n\tnum_units\x18\x01 \x01(\x03\x12\x18\n\x10linear_candidate\x18\x02 \x01(\x08*\x95\x03\n\nActivation\x12\x1a\n\x16\x41\x43TIVATION_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41\x43TIVATION_TANH\x10\x01\x12\x13\n\x0f\x41\x43TIVATION_RELU\x10\x02\x12\x16\n\x12\x41\x43TIVATION_SIGMOID\x10\x03\x12\x17\n\x13\x41\x43TIVATION_IDENTITY\x10\x04\x12\x1b\n\x17\x41\x43TIVATION_HARD_SIGMOID\x10\x05\x12\x19\n\x15\x41\x43TIVATION_LEAKY_RELU\x10\x06\x12!\n\x1d\x41\x43TIVATION_HARD_SIGMOID_RELU6\x10\x07\x12\x14\n\x10\x41\x43TIVATION_RELU6\x10\x08\x12\x12\n\x0e\x41\x43TIVATION_ELU\x10\t\x12\x13\n\x0f\x41\x43TIVATION_SELU\x10\n\x12\x17\n\x13\x41\x43TIVATION_SOFTPLUS\x10\x0b\x12\x17\n\x13\x41\x43TIVATION_SOFTSIGN\x10\x0c\x12\x13\n\x0f\x41\x43TIVATION_SILU\x10\r\x12\x13\n\x0f\x41\x43TIVATION_MISH\x10\x0e\x12\x1a\n\x16\x41\x43TIVATION_EXPONENTIAL\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellserve.v1.cell_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACTIVATION']._serialized_start=897
-  _globals['_ACTIVATION']._serialized_end=1028
+  _globals['_ACTIVATION']._serialized_start=3129
+  _globals['_ACTIVATION']._serialized_end=3534
   _globals['_CELL']._serialized_start=42
-  _globals['_CELL']._serialized_end=371
-  _globals['_BASICRNNCELL']._serialized_start=373
-  _globals['_BASICRNNCELL']._serialized_end=452
-  _globals['_BASICLSTMCELL']._serialized_start=455
-  _globals['_BASICLSTMCELL']._serialized_end=608
-  _globals['_GRUCELL']._serialized_start=610
-  _globals['_GRUCELL']._serialized_end=684
-  _globals['_MULTIRNNCELL']._serialized_start=686
-  _globals['_MULTIRNNCELL']._serialized_end=766
-  _globals['_OUTPUTPROJECTIONWRAPPER']._serialized_start=768
-  _globals['_OUTPUTPROJECTIONWRAPPER']._serialized_end=894
+  _globals['_CELL']._serialized_end=920
+  _globals['_BASICRNNCELL']._serialized_start=923
+  _globals['_BASICRNNCELL']._serialized_end=1058
+  _globals['_BASICLSTMCELL']._serialized_start=1061
+  _globals['_BASICLSTMCELL']._serialized_end=1214
+  _globals['_GRUCELL']._serialized_start=1217
+  _globals['_GRUCELL']._serialized_end=1403
+  _globals['_MULTIRNNCELL']._serialized_start=1405
+  _globals['_MULTIRNNCELL']._serialized_end=1485
+  _globals['_OUTPUTPROJECTIONWRAPPER']._serialized_start=1487
+  _globals['_OUTPUTPROJECTIONWRAPPER']._serialized_end=1613
+  _globals['_LSTMCELL']._serialized_start=1616
+  _globals['_LSTMCELL']._serialized_end=2064
+  _globals['_CUDNNCOMPATIBLEGRUCELL']._serialized_start=2067
+  _globals['_CUDNNCOMPATIBLEGRUCELL']._serialized_end=2268
+  _globals['_LAYERNORMBASICLSTMCELL']._serialized_start=2271
+  _globals['_LAYERNORMBASICLSTMCELL']._serialized_end=2520
+  _globals['_RESIDUALWRAPPER']._serialized_start=2522
+  _globals['_RESIDUALWRAPPER']._serialized_end=2573
+  _globals['_DROPOUTWRAPPER']._serialized_start=2576
+  _globals['_DROPOUTWRAPPER']._serialized_end=2778
+  _globals['_INPUTPROJECTIONWRAPPER']._serialized_start=2780
+  _globals['_INPUTPROJECTIONWRAPPER']._serialized_end=2902
+  _globals['_EMBEDDINGWRAPPER']._serialized_start=2904
+  _globals['_EMBEDDINGWRAPPER']._serialized_end=3007
+  _globals['_MINGRUCELL']._serialized_start=3009
+  _globals['_MINGRUCELL']._serialized_end=3066
+  _globals['_MINLSTMCELL']._serialized_start=3068
+  _globals['_MINLSTMCELL']._serialized_end=3126
 # @@protoc_insertion_point(module_scope)

@@ -13,12 +13,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class MergeMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MERGE_MODE_UNSPECIFIED: _ClassVar[MergeMode]
+    MERGE_MODE_CONCAT: _ClassVar[MergeMode]
+    MERGE_MODE_SUM: _ClassVar[MergeMode]
+    MERGE_MODE_MUL: _ClassVar[MergeMode]
+    MERGE_MODE_AVERAGE: _ClassVar[MergeMode]
+
 class DenseActivation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     DENSE_ACTIVATION_UNSPECIFIED: _ClassVar[DenseActivation]
     DENSE_ACTIVATION_NONE: _ClassVar[DenseActivation]
     DENSE_ACTIVATION_SOFTMAX: _ClassVar[DenseActivation]
     DENSE_ACTIVATION_SIGMOID: _ClassVar[DenseActivation]
+    DENSE_ACTIVATION_TANH: _ClassVar[DenseActivation]
+    DENSE_ACTIVATION_RELU: _ClassVar[DenseActivation]
 
 class Capability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,10 +43,17 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_READY: _ClassVar[ModelState]
     MODEL_STATE_BROKEN: _ClassVar[ModelState]
     MODEL_STATE_UNLOADING: _ClassVar[ModelState]
+MERGE_MODE_UNSPECIFIED: MergeMode
+MERGE_MODE_CONCAT: MergeMode
+MERGE_MODE_SUM: MergeMode
+MERGE_MODE_MUL: MergeMode
+MERGE_MODE_AVERAGE: MergeMode
 DENSE_ACTIVATION_UNSPECIFIED: DenseActivation
 DENSE_ACTIVATION_NONE: DenseActivation
 DENSE_ACTIVATION_SOFTMAX: DenseActivation
 DENSE_ACTIVATION_SIGMOID: DenseActivation
+DENSE_ACTIVATION_TANH: DenseActivation
+DENSE_ACTIVATION_RELU: DenseActivation
 CAPABILITY_UNSPECIFIED: Capability
 CAPABILITY_STEP: Capability
 CAPABILITY_SESSION: Capability
@@ -85,12 +102,14 @@ class Embedding(_message.Message):
     def __init__(self, vocabulary_size: _Optional[int] = ..., depth: _Optional[int] = ...) -> None: ...
 
 class Bidirectional(_message.Message):
-    __slots__ = ("forward", "backward")
+    __slots__ = ("forward", "backward", "merge_mode")
     FORWARD_FIELD_NUMBER: _ClassVar[int]
     BACKWARD_FIELD_NUMBER: _ClassVar[int]
+    MERGE_MODE_FIELD_NUMBER: _ClassVar[int]
     forward: _cell_pb2.Cell
     backward: _cell_pb2.Cell
-    def __init__(self, forward: _Optional[_Union[_cell_pb2.Cell, _Mapping]] = ..., backward: _Optional[_Union[_cell_pb2.Cell, _Mapping]] = ...) -> None: ...
+    merge_mode: MergeMode
+    def __init__(self, forward: _Optional[_Union[_cell_pb2.Cell, _Mapping]] = ..., backward: _Optional[_Union[_cell_pb2.Cell, _Mapping]] = ..., merge_mode: _Optional[_Union[MergeMode, str]] = ...) -> None: ...
 
 class Dense(_message.Message):
     __slots__ = ("units", "activation")
