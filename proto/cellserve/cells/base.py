@@ -57,6 +57,8 @@ class CellDescription(ABC):
     """What all descriptions have. Descriptions are frozen dataclasses."""
 
     scope_name: ClassVar[str]
+    makes_own_variables_first: ClassVar[bool] = False
+    """Whether TensorFlow makes a wrapper's own variables before those of the cell inside: the order of seeded weights."""
 
     if TYPE_CHECKING:
         # Not a property at run time: a dataclass would take an inherited property for the default of a field of
@@ -108,12 +110,12 @@ class PlacedCell(NamedTuple):
 
     def variables(self) -> list[Variable]:
         """All weights under the full names, each once, in the order in which TensorFlow makes them."""
-        found: dict[str, Variable] = {}
-        for inner in self.inner:
-            found.update((variable.name, variable) for variable in inner.variables())
-        for name, shape, initializer in self.cell.own_variables(self.input_size):
-            found[self.scope + name] = Variable(self.scope + name, shape, initializer)
-        return list(found.values())
+        own = [
+            variable._replace(name=self.scope + variable.name) for variable in self.cell.own_variables(self.input_size)
+        ]
+        inside = [variable for inner in self.inner for variable in inner.variables()]
+        ordered = own + inside if self.cell.makes_own_variables_first else inside + own
+        return list({variable.name: variable for variable in ordered}.values())
 
 
 def place(cell: CellDescription, input_size: int, prefix: str = "") -> PlacedCell:

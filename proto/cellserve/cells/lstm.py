@@ -72,7 +72,8 @@ class LSTMCell(CellDescription):
 
     ``z = [x, h] kernel + bias``; peepholes add ``w_f_diag c`` and ``w_i_diag c`` to f and i;
     ``c' = sigmoid(f + forget_bias) c + sigmoid(i) activation(j)``, clipped to ``cell_clip``; peepholes add
-    ``w_o_diag c'`` to o; ``m = sigmoid(o) activation(c')``; with a projection ``h' = m projection``, clipped to ``proj_clip``, else m.
+    ``w_o_diag c'`` to o; ``m = sigmoid(o) activation(c')``; with a projection ``h' = m projection``, clipped to
+    ``proj_clip``, else m.
 
     Args:
         num_units: the width of c, and of h without a projection; at least 1.

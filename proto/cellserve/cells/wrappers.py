@@ -86,6 +86,7 @@ class InputProjectionWrapper(CellDescription):
     name: str | None = None
 
     scope_name: ClassVar[str] = "input_projection_wrapper"
+    makes_own_variables_first: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_cell(self.cell, "cell")
@@ -132,6 +133,7 @@ class EmbeddingWrapper(CellDescription):
     name: str | None = None
 
     scope_name: ClassVar[str] = "embedding_wrapper"
+    makes_own_variables_first: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_cell(self.cell, "cell")
