@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cellserve.cells import BasicLSTMCell, BasicRNNCell, CellDescription, GRUCell, MultiRNNCell
+from cellserve import cells
+from cellserve.cells import CellDescription
 from cellserve.specs import ArraySpec, Bidirectional, ModelDescription, describe
 from cellserve.states import LSTMStateTuple, Structure
 from cellserve.tensors import Array
@@ -68,15 +69,58 @@ class GoldenCase:
         return self.description.steppable
 
 
+@dataclass(frozen=True)
+class FrameworkCase:
+    """What PyTorch, Keras or onnxruntime computed, as it stands: layouts and names are the framework's own.
+
+    Attributes:
+        id: the case's name.
+        framework: ``torch``, ``keras`` or ``onnxruntime``.
+        entry: the case in the manifest.
+        arrays: ``inputs``, ``outputs``, ``initial_state...``, ``final_state...``, and those of ``entry["weights"]``.
+        files: the same weights as the framework saves them; of several kinds, or none.
+    """
+
+    id: str
+    framework: str
+    entry: dict[str, Any]
+    arrays: dict[str, Array]
+    files: tuple[Path, ...]
+
+
 def golden_cases() -> list[GoldenCase]:
-    """All cases, in the manifest's order."""
+    """TensorFlow's cases, in the manifest's order."""
+    return [_load(entry) for entry in _entries() if entry["framework"] == "tensorflow"]
+
+
+def framework_cases() -> list[FrameworkCase]:
+    """The other frameworks' cases, in the manifest's order."""
+    return [
+        FrameworkCase(
+            id=entry["id"],
+            framework=entry["framework"],
+            entry=entry,
+            arrays=_arrays(entry),
+            files=tuple(GOLDEN_FOLDER / name for name in entry["weight_files"]),
+        )
+        for entry in _entries()
+        if entry["framework"] != "tensorflow"
+    ]
+
+
+def _entries() -> list[dict[str, Any]]:
     manifest = json.loads((GOLDEN_FOLDER / "manifest.json").read_text(encoding="utf-8"))
-    return [_load(entry) for entry in manifest["cases"]]
+    entries: list[dict[str, Any]] = manifest["cases"]
+    return entries
+
+
+def _arrays(entry: dict[str, Any]) -> dict[str, Array]:
+    with np.load(GOLDEN_FOLDER / entry["file"], allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def _load(entry: dict[str, Any]) -> GoldenCase:
-    with np.load(GOLDEN_FOLDER / entry["file"], allow_pickle=False) as stored:
-        arrays: dict[str, Array] = {name: stored[name] for name in stored.files}
+    arrays = _arrays(entry)
     dtype, input_size = np.dtype(entry["dtype"]), entry["input_size"]
     cell = _cell(entry["cell"], {}) if "cell" in entry else None
     description = _bidirectional(entry, dtype) if cell is None else describe(cell, input_size, dtype)
@@ -108,22 +152,16 @@ def _load(entry: dict[str, Any]) -> GoldenCase:
 
 
 def _cell(entry: dict[str, Any], shared: dict[str, CellDescription]) -> CellDescription:
-    """Builds a cell; those with an equal ``share_id`` are one object."""
-    share_id = entry.get("share_id")
+    """Builds a cell; those with an equal ``share_id`` are one object. The manifest's options have the fields' names."""
+    options = dict(entry)
+    kind, share_id = getattr(cells, options.pop("type")), options.pop("share_id", None)
     if share_id in shared:
         return shared[share_id]
-    cell: CellDescription
-    match entry["type"]:
-        case "BasicRNNCell":
-            cell = BasicRNNCell(entry["num_units"], entry["activation"])
-        case "BasicLSTMCell":
-            cell = BasicLSTMCell(entry["num_units"], entry["forget_bias"], entry["state_is_tuple"], entry["activation"])
-        case "GRUCell":
-            cell = GRUCell(entry["num_units"], entry["activation"])
-        case "MultiRNNCell":
-            cell = MultiRNNCell([_cell(inner, shared) for inner in entry["cells"]], entry["state_is_tuple"])
-        case other:
-            raise AssertionError(f"the golden cases have a {other}, which nobody builds here")
+    if "cell" in options:
+        options["cell"] = _cell(options["cell"], shared)
+    if "cells" in options:
+        options["cells"] = [_cell(inner, shared) for inner in options["cells"]]
+    cell: CellDescription = kind(**options)
     if share_id is not None:
         shared[share_id] = cell
     return cell

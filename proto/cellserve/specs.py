@@ -10,6 +10,7 @@ import numpy as np
 
 from cellserve.cell_messages import cell_from_proto, cell_to_proto
 from cellserve.cells import MAX_UNITS, CellDescription, Variable, place
+from cellserve.cells.base import require_vectors
 from cellserve.errors import FieldInvalidError, ShapeMismatchError
 from cellserve.states import Structure
 from cellserve.tensors import data_type_of, dtype_of
@@ -198,6 +199,8 @@ def _layer_shape(layer: Layer, shape: tuple[int, ...]) -> tuple[tuple[int, ...],
             kernel = Variable("dense/kernel", (shape[0], units), "glorot_uniform")
             return (units,), (kernel, Variable("dense/bias", (units,), "zeros"))
         case Bidirectional(forward, backward, merge_mode):
+            require_vectors(forward, "bidirectional.forward")
+            require_vectors(backward, "bidirectional.backward")
             widths = (forward.output_size, backward.output_size)
             if merge_mode != "concat" and widths[0] != widths[1]:
                 raise ShapeMismatchError(

@@ -14,12 +14,12 @@ from cellserve.specs import (
     ArraySpec,
     Bidirectional,
     Dense,
-    Embedding,
     Layer,
     ModelDescription,
     Standardise,
     describe,
     place_layers,
+    takes_ids,
 )
 from cellserve.v1 import model_pb2
 from cellserve_server.cells import Network, build_network, draw_weights
@@ -35,8 +35,8 @@ DAY = 86400.0
 
 
 def model(layers: Sequence[Layer], dtype: np.dtype[Any] = FLOAT32, depth: int = DEPTH) -> ModelDescription:
-    """A description of these layers on vectors of ``depth``, or on ids where an embedding is first."""
-    ids = isinstance(layers[0], Embedding)
+    """A description of these layers on vectors of ``depth``, or on ids where the first layer takes them."""
+    ids = takes_ids(layers[0])
     inputs = (ArraySpec("ids", INT32, ()) if ids else ArraySpec("inputs", dtype, (depth,)),)
     bare = ModelDescription(inputs, tuple(layers), (), dtype)
     output = ArraySpec("output", dtype, place_layers(bare)[-1].output_shape)

@@ -58,7 +58,7 @@ class CellDescription(ABC):
 
     scope_name: ClassVar[str]
     makes_own_variables_first: ClassVar[bool] = False
-    """Whether TensorFlow makes a wrapper's own variables before those of the cell inside: the order of seeded weights."""
+    """Whether TensorFlow makes a wrapper's own variables before those of the cell inside."""
 
     if TYPE_CHECKING:
         # Not a property at run time: a dataclass would take an inherited property for the default of a field of
@@ -147,6 +147,12 @@ def require_cell(cell: object, field: str) -> None:
     """Raises ``TypeError`` unless this is a cell."""
     if not isinstance(cell, CellDescription):
         raise TypeError(f"{field}: expected a cell, such as BasicLSTMCell(128); got {cell!r}")
+
+
+def require_vectors(cell: CellDescription, field: str) -> None:
+    """Raises ``FieldInvalidError`` where a cell would get vectors and takes ids."""
+    if cell.takes_ids():
+        raise FieldInvalidError(f"{field}: expected a cell on vectors; got one on ids, {type(cell).__name__}")
 
 
 def require_integer(value: object, field: str, maximum: int = MAX_UNITS) -> None:

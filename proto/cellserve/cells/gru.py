@@ -107,8 +107,8 @@ class CudnnCompatibleGRUCell(CellDescription):
             Variable("gates/kernel", (input_size + units, 2 * units), "glorot_uniform"),
             Variable("gates/bias", (2 * units,), "ones"),
             Variable("candidate/input_projection/kernel", (input_size, units), "glorot_uniform"),
-            Variable("candidate/input_projection/bias", (units,), "zeros"),
             Variable("candidate/hidden_projection/kernel", (units, units), "glorot_uniform"),
+            Variable("candidate/input_projection/bias", (units,), "zeros"),
             Variable("candidate/hidden_projection/bias", (units,), "zeros"),
         ]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cellserve.cells.base import MAX_STACK, CellDescription, Use, require_cell
+from cellserve.cells.base import MAX_STACK, CellDescription, Use, require_cell, require_vectors
 from cellserve.errors import FieldInvalidError, InvalidArgumentError
 from cellserve.states import Structure, leaf_sizes
 
@@ -23,7 +23,8 @@ class MultiRNNCell(CellDescription):
 
     Raises:
         TypeError: ``cells`` is not a list or tuple of cells.
-        InvalidArgumentError: no or too many cells, or states that cannot stand side by side.
+        InvalidArgumentError: no or too many cells, one on ids that is not the lowest, or states that cannot stand side
+            by side.
     """
 
     cells: Sequence[CellDescription]
@@ -41,6 +42,8 @@ class MultiRNNCell(CellDescription):
         object.__setattr__(self, "cells", tuple(self.cells))
         for index, cell in enumerate(self.cells):
             require_cell(cell, f"cells[{index}]")
+            if index > 0:
+                require_vectors(cell, f"cells[{index}]")
         if not self.state_is_tuple and not all(isinstance(cell.state_size, int) for cell in self.cells):
             raise InvalidArgumentError(
                 "Some cells return tuples of states, but the flag state_is_tuple is not set. "

@@ -15,6 +15,7 @@ from cellserve.cells.base import (
     require_integer,
     require_name,
     require_number,
+    require_vectors,
 )
 from cellserve.errors import ShapeMismatchError
 from cellserve.states import Structure
@@ -90,6 +91,7 @@ class InputProjectionWrapper(CellDescription):
 
     def __post_init__(self) -> None:
         require_cell(self.cell, "cell")
+        require_vectors(self.cell, "cell")
         require_integer(self.num_proj, "num_proj")
         require_activation(self.activation)
         require_name(self.name)
@@ -137,6 +139,7 @@ class EmbeddingWrapper(CellDescription):
 
     def __post_init__(self) -> None:
         require_cell(self.cell, "cell")
+        require_vectors(self.cell, "cell")
         require_integer(self.embedding_classes, "embedding_classes")
         require_integer(self.embedding_size, "embedding_size")
         require_name(self.name)
@@ -168,6 +171,7 @@ class ResidualWrapper(CellDescription):
 
     Raises:
         TypeError: ``cell`` is no cell.
+        InvalidArgumentError: the cell takes ids.
     """
 
     cell: CellDescription
@@ -176,6 +180,7 @@ class ResidualWrapper(CellDescription):
 
     def __post_init__(self) -> None:
         require_cell(self.cell, "cell")
+        require_vectors(self.cell, "cell")
 
     @property
     def state_size(self) -> Structure:

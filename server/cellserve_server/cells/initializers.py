@@ -4,13 +4,14 @@ The recipe, so that others can draw the same:
 
 1. The bit generator is Philox-4x64-10 with the seed as its key and its counter at 0
    (``numpy.random.Philox(key=seed)``).
-2. The variables are taken in the order of ``place_layers(description)``. One that begins with zeros or ones takes
-   nothing from the generator.
+2. The variables are taken in the order of ``place_layers(description)``. One that begins with zeros, ones or another
+   number takes nothing from the generator.
 3. Each element of a Glorot variable, in row-major order, takes the generator's next 64-bit word ``w``:
    ``u = (w >> 11) / 2**53``, a double from 0 to below 1 (as ``numpy.random.Generator.random`` makes it), and the
    value is ``(2 u - 1) limit``, computed in float64 and then rounded to the model's dtype.
 4. ``limit = sqrt(6 / (fan_in + fan_out))``, where fan_in and fan_out are the two dimensions of the whole kernel
-   matrix, as TensorFlow's default initializer has it (Glorot and Bengio 2010).
+   matrix, as TensorFlow's default initializer has it (Glorot and Bengio 2010). A vector of n (``w_f_diag``) has n for
+   both, as there.
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ def _draw(variable: Variable, generator: np.random.Philox, dtype: np.dtype[Any])
             return np.ones(variable.shape, dtype)
         case "glorot_uniform":
             return _glorot_uniform(variable.shape, generator, dtype)
+        case number:
+            return np.full(variable.shape, number, dtype)
 
 
 def _glorot_uniform(shape: tuple[int, ...], generator: np.random.Philox, dtype: np.dtype[Any]) -> Array:
-    fan_in, fan_out = shape
-    limit = math.sqrt(6.0 / (fan_in + fan_out))
-    values = np.empty(fan_in * fan_out, dtype)
+    assert len(shape) in (1, 2), "Glorot's fans are those of a matrix or a vector"
+    limit = math.sqrt(6.0 / (shape[0] + shape[-1]))
+    values = np.empty(math.prod(shape), dtype)
     # In blocks: the words and doubles of a large kernel would take several times the kernel's own memory.
     for start in range(0, values.size, _BLOCK_WORDS):
         block = values[start : start + _BLOCK_WORDS]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cellserve.errors import FieldInvalidError
-from cellserve.specs import Dense, Embedding
+from cellserve.specs import Dense
 from cellserve.tensors import Array
 from cellserve_server.cells.activations import activation_for
 from cellserve_server.cells.cell import Cell
+from cellserve_server.cells.ids import look_up
 from cellserve_server.cells.sequences import reverse_rows, run_steps
 
 
@@ -36,40 +36,17 @@ class EmbeddingLayer:
 
     leaf_sizes: tuple[int, ...] = ()
 
-    def __init__(self, layer: Embedding, table: Array) -> None:
-        self.output_size = layer.depth
-        self._vocabulary_size = layer.vocabulary_size
+    def __init__(self, table: Array) -> None:
+        self.output_size = table.shape[1]
         self._table = table
 
     def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``; any shape of ids will do.
-
-        Ids out of range are refused by ``check``, at the edge. They do come here in the padding of sequences, where
-        any id may stand and any row of the table will do.
-        """
-        return np.take(self._table, inputs, axis=0, mode="clip"), []
-
-    def check(self, ids: Array, lengths: Array | None, field: str) -> None:
-        """Checks ids ``[batch]`` or ``[batch, time]``; with ``lengths``, those within each row's length.
-
-        Raises:
-            FieldInvalidError: an id is not one of the table's; its position is named.
-        """
-        wrong = (ids < 0) | (ids >= self._vocabulary_size)
-        if lengths is not None:
-            wrong &= np.arange(ids.shape[1]) < lengths[:, np.newaxis]
-        if not wrong.any():
-            return
-        position = tuple(int(index) for index in np.argwhere(wrong)[0])
-        where = field + "".join(f"[{index}]" for index in position)
-        raise FieldInvalidError(
-            f"{where}: expected an id from 0 to {self._vocabulary_size - 1}; got {int(ids[position])}",
-            metadata={"field": where, "actual": str(int(ids[position]))},
-        )
+        """As ``Cell.step``; any shape of ids will do."""
+        return look_up(self._table, inputs), []
 
 
 class DenseLayer:
-    """``activation(x kernel + bias)``; the activation is none, softmax or sigmoid. No state."""
+    """``activation(x kernel + bias)``. No state."""
 
     leaf_sizes: tuple[int, ...] = ()
 
@@ -87,17 +64,17 @@ class DenseLayer:
 
 
 class BidirectionalLayer:
-    """A cell from each end of the sequence, outputs side by side. Source: TF1's ``bidirectional_dynamic_rnn``.
+    """A cell from each end of the sequence. Source: TF1's ``bidirectional_dynamic_rnn``, and Keras' ``Bidirectional``.
 
-    The backward cell sees each row reversed within the row's own length, and its outputs are turned back. State: the
-    forward cell's leaves, then the backward cell's.
+    The backward cell sees each row reversed within the row's own length, and its outputs are turned back. Outputs: both
+    directions' side by side, or their sum, product or mean. State: the forward cell's leaves, then the backward cell's.
     """
 
-    def __init__(self, forward: Cell, backward: Cell) -> None:
+    def __init__(self, forward: Cell, backward: Cell, merge_mode: str) -> None:
         self.leaf_sizes = forward.leaf_sizes + backward.leaf_sizes
-        self.output_size = forward.output_size + backward.output_size
         self._forward = forward
         self._backward = backward
+        self._merge_mode = merge_mode
 
     def run(self, sequence: Array, lengths: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
         """As ``sequences.run_steps``."""
@@ -106,4 +83,17 @@ class BidirectionalLayer:
         turned = reverse_rows(sequence, lengths)
         backward_outputs, backward_leaves = run_steps(self._backward, turned, lengths, leaves[cut:])
         backward_outputs = reverse_rows(backward_outputs, lengths)
-        return np.concatenate((forward_outputs, backward_outputs), axis=2), forward_leaves + backward_leaves
+        return _merge(self._merge_mode, forward_outputs, backward_outputs), forward_leaves + backward_leaves
+
+
+def _merge(mode: str, forward: Array, backward: Array) -> Array:
+    match mode:
+        case "concat":
+            return np.concatenate((forward, backward), axis=2)
+        case "sum":
+            return forward + backward
+        case "mul":
+            return forward * backward
+        case _:
+            assert mode == "average", mode
+            return (forward + backward) / 2

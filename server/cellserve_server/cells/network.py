@@ -13,31 +13,58 @@ from cellserve.cells import (
     BasicLSTMCell,
     BasicRNNCell,
     CellDescription,
+    CudnnCompatibleGRUCell,
+    DropoutWrapper,
+    EmbeddingWrapper,
     GRUCell,
+    InputProjectionWrapper,
+    LayerNormBasicLSTMCell,
+    LSTMCell,
+    MinGRUCell,
+    MinLSTMCell,
     MultiRNNCell,
     OutputProjectionWrapper,
     PlacedCell,
+    ResidualWrapper,
     place,
 )
 from cellserve.errors import ModelNotSteppableError
 from cellserve.specs import Bidirectional, Dense, Embedding, ModelDescription, PlacedLayer, Standardise, place_layers
 from cellserve.tensors import Array
 from cellserve_server.cells.cell import Cell, CellFactory, Weights
-from cellserve_server.cells.gru import build_gru
+from cellserve_server.cells.gru import build_gru, build_reset_after_gru
+from cellserve_server.cells.ids import check_ids, vocabulary_size
+from cellserve_server.cells.layer_norm_lstm import build_layer_norm_lstm
 from cellserve_server.cells.layers import BidirectionalLayer, DenseLayer, EmbeddingLayer, StandardiseLayer
-from cellserve_server.cells.lstm import build_basic_lstm
+from cellserve_server.cells.lstm import build_basic_lstm, build_lstm
+from cellserve_server.cells.minimal import build_min_gru, build_min_lstm
 from cellserve_server.cells.rnn import build_basic_rnn
 from cellserve_server.cells.sequences import run_steps, zero_padding
 from cellserve_server.cells.stack import build_stack
-from cellserve_server.cells.wrappers import build_output_projection
+from cellserve_server.cells.wrappers import (
+    build_dropout,
+    build_embedding_input,
+    build_input_projection,
+    build_output_projection,
+    build_residual,
+)
 
 _CELLS: Mapping[type[CellDescription], CellFactory] = MappingProxyType(
     {
         BasicRNNCell: build_basic_rnn,
         BasicLSTMCell: build_basic_lstm,
+        LSTMCell: build_lstm,
+        LayerNormBasicLSTMCell: build_layer_norm_lstm,
         GRUCell: build_gru,
+        CudnnCompatibleGRUCell: build_reset_after_gru,
+        MinGRUCell: build_min_gru,
+        MinLSTMCell: build_min_lstm,
         MultiRNNCell: build_stack,
         OutputProjectionWrapper: build_output_projection,
+        InputProjectionWrapper: build_input_projection,
+        EmbeddingWrapper: build_embedding_input,
+        ResidualWrapper: build_residual,
+        DropoutWrapper: build_dropout,
     }
 )
 
@@ -114,7 +141,7 @@ def build_network(description: ModelDescription, weights: Mapping[str, Array]) -
     """
     with np.errstate(all="ignore"):
         layers = [_build_layer(placed, weights) for placed in place_layers(description)]
-    return _LayeredNetwork(layers, description.dtype)
+    return _LayeredNetwork(layers, description.dtype, vocabulary_size(description.layers[0]))
 
 
 def _build_layer(placed: PlacedLayer, weights: Weights) -> Cell | BidirectionalLayer:
@@ -123,17 +150,19 @@ def _build_layer(placed: PlacedLayer, weights: Weights) -> Cell | BidirectionalL
         case Standardise():
             return StandardiseLayer(weights[f"{prefix}standardise/mean"], weights[f"{prefix}standardise/scale"])
         case Embedding():
-            return EmbeddingLayer(layer, weights[f"{prefix}embedding/embeddings"])
+            return EmbeddingLayer(weights[f"{prefix}embedding/embeddings"])
         case Dense():
             return DenseLayer(layer, weights[f"{prefix}dense/kernel"], weights[f"{prefix}dense/bias"])
-        case Bidirectional(forward, backward):
+        case Bidirectional(forward, backward, merge_mode):
             width = placed.input_shape[0]
             return BidirectionalLayer(
                 _build_cell(place(forward, width, f"{prefix}fw/"), weights),
                 _build_cell(place(backward, width, f"{prefix}bw/"), weights),
+                merge_mode,
             )
         case _:
-            return _build_cell(place(layer, placed.input_shape[0], prefix), weights)
+            width = placed.input_shape[0] if placed.input_shape else 0  # Ids have no width.
+            return _build_cell(place(layer, width, prefix), weights)
 
 
 def _build_cell(root: PlacedCell, weights: Weights) -> Cell:
@@ -151,7 +180,10 @@ def _build_cell(root: PlacedCell, weights: Weights) -> Cell:
 class _LayeredNetwork:
     """``Network`` for one input and one output, which is what descriptions allow so far."""
 
-    def __init__(self, layers: Sequence[Cell | BidirectionalLayer], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, layers: Sequence[Cell | BidirectionalLayer], dtype: np.dtype[Any], vocabulary_size: int | None
+    ) -> None:
+        self._vocabulary_size = vocabulary_size
         self.leaf_sizes = tuple(size for layer in layers for size in layer.leaf_sizes)
         self.dtype = dtype
         bounds = accumulate((len(layer.leaf_sizes) for layer in layers), initial=0)
@@ -188,6 +220,5 @@ class _LayeredNetwork:
         return [values], new_leaves
 
     def check_inputs(self, inputs: Sequence[Array], field_prefix: str, lengths: Array | None = None) -> None:
-        first, _ = self._layers[0]
-        if isinstance(first, EmbeddingLayer):
-            first.check(inputs[0], lengths, f"{field_prefix}[0]")
+        if self._vocabulary_size is not None:
+            check_ids(inputs[0], self._vocabulary_size, lengths, f"{field_prefix}[0]")

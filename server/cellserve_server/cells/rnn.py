@@ -8,14 +8,15 @@ import numpy as np
 
 from cellserve.cells import BasicRNNCell, PlacedCell
 from cellserve.tensors import Array
-from cellserve_server.cells.activations import activation_for
+from cellserve_server.cells.activations import activation_for, clip_symmetric
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
 
 
 class BasicRNN:
     """``h' = activation([x, h] kernel + bias)``; output and state are h'. Source: TF1's ``BasicRNNCell.call``.
 
-    State: one leaf, h ``[batch, num_units]``.
+    ``preactivation_clip`` bounds what goes into the activation (ONNX's ``clip``). State: one leaf, h
+    ``[batch, num_units]``.
     """
 
     def __init__(self, cell: BasicRNNCell, kernel: Array, bias: Array) -> None:
@@ -23,6 +24,7 @@ class BasicRNN:
         self.output_size = cell.num_units
         self._kernel = kernel
         self._bias = bias
+        self._clip = cell.preactivation_clip
         self._activation = activation_for(cell.activation or "tanh")
 
     def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
@@ -30,6 +32,8 @@ class BasicRNN:
         (h,) = leaves
         sums = np.concatenate((inputs, h), axis=1) @ self._kernel
         sums += self._bias
+        if self._clip is not None:
+            clip_symmetric(sums, self._clip)
         new_h = self._activation(sums, sums)
         return new_h, [new_h]
 

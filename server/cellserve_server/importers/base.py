@@ -24,6 +24,10 @@ class ImportRefusedError(Exception):
         self.option = option
 
 
+class ReferenceFailedError(Exception):
+    """A framework that is installed could not run the source; the message is the framework's."""
+
+
 @dataclass(frozen=True)
 class Assumption:
     """Something that the source does not say.
@@ -52,7 +56,10 @@ class ImportedModel:
         assumptions: what was taken where the source says nothing; kept in ``cell.json``.
         ignored: what the source has besides (optimiser slots, unused nodes), one line each.
         reference: runs the framework itself on inputs ``[batch, time, ...]`` from zero states and gives the outputs
-            ``[batch, time, ...]``; None where the source alone does not let the framework run.
+            ``[batch, time, ...]``, of the last steps alone where it gives only those; None where the source alone does
+            not let the framework run. Raises ``ModuleNotFoundError`` where the framework is not installed, and
+            ``ReferenceFailedError`` where it cannot run the source.
+        reference_shape: batch and time that ``reference`` insists on; None: any.
     """
 
     framework: str
@@ -61,6 +68,7 @@ class ImportedModel:
     assumptions: tuple[Assumption, ...] = ()
     ignored: tuple[str, ...] = ()
     reference: Callable[[Array], Array] | None = field(default=None, compare=False)
+    reference_shape: tuple[int | None, int | None] = (None, None)
 
 
 class Settings:
@@ -78,6 +86,10 @@ class Settings:
         """The value of an option; None: it was not given."""
         self._used.add(option)
         return self._values.get(option)
+
+    def asked(self) -> list[str]:
+        """The options that were asked for: those that there are for what was read."""
+        return sorted(self._used)
 
     def unused(self) -> list[str]:
         """Options that nothing asked for: a mistake of the user's."""
