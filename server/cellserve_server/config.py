@@ -74,3 +74,6 @@ class ServerConfig:
             value, minimum = getattr(self, item.name), item.metadata["minimum"]
             if minimum is not None and value < minimum:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
+        for name in ("default_ttl_s", "defined_model_ttl_s"):
+            if getattr(self, name) > self.max_ttl_s:
+                raise ValueError(f"{name}: expected at most max_ttl_s, {self.max_ttl_s}; got {getattr(self, name)}")
