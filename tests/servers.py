@@ -121,7 +121,7 @@ def running_app(
     serials = itertools.count(1)
 
     async def start() -> App:
-        app = App(config, clock=clock or time.time, new_id=lambda: f"id-{next(serials)}")
+        app = App(config, clock=clock, new_id=lambda: f"id-{next(serials)}")
         await app.start()
         return app
 

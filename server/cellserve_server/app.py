@@ -57,6 +57,12 @@ class StartError(Exception):
     """The server cannot start as it was told to; the message is for people and says what to change."""
 
 
+def steady_clock() -> Callable[[], float]:
+    """A clock of unix seconds that never goes back and never jumps: the real one's setting, then a monotonic one."""
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
+
+
 def random_ids() -> Callable[[], str]:
     """Makes a maker of ids: 24 hexadecimal digits, random, not secret."""
     # Seeded by the system once: asking it for each of a million sessions is what would take longest.
@@ -71,7 +77,7 @@ class App:
 
     Args:
         config: the settings.
-        clock: unix seconds, never going back; what expires, expires by it.
+        clock: unix seconds, never going back; what expires, expires by it. None: ``steady_clock()``.
         new_id: makes ids of sessions, lives and incidents; None: random ones.
 
     Attributes:
@@ -83,9 +89,10 @@ class App:
         self,
         config: ServerConfig,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         new_id: Callable[[], str] | None = None,
     ) -> None:
+        clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
         self.models = ModelRepository(Path(config.models), config, clock)
@@ -198,7 +205,11 @@ class App:
         try:
             self._page = MetricsPage(self.metrics.registry, host, port)
         except (OSError, OverflowError) as error:
-            raise _bind_error("http_port", host, port) from error
+            if self._config.port != 0:
+                raise _bind_error("http_port", host, port) from error
+            # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
+            self._page = MetricsPage(self.metrics.registry, host, 0)
+            self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
         self._log.info("metrics_page", url=f"http://{host_port(host, self._page.port)}/metrics")
 

@@ -214,11 +214,26 @@ def test_every_address_that_only_this_machine_reaches_will_do(loop_thread: LoopT
     assert host_port("::1", 5) == "[::1]:5"
 
 
-@pytest.mark.parametrize("setting", ["port", "http_port"])
-def test_a_port_in_use(loop_thread: LoopThread, setting: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+def taken_port() -> socket.socket:
+    return socket.create_server(("127.0.0.1", 0))
+
+
+def test_a_port_in_use(loop_thread: LoopThread) -> None:
+    with taken_port() as taken:
         port = taken.getsockname()[1]
-        config = replace(TEST_CONFIG, **{setting: port})
-        words = f"^{setting}: cannot listen on 127.0.0.1:{port}: Address already in use"
+        words = f"^port: cannot listen on 127.0.0.1:{port}: Address already in use"
+        with pytest.raises(StartError, match=words), running_app(loop_thread, replace(TEST_CONFIG, port=port)):
+            pass
+
+
+def test_a_port_of_the_metrics_page_in_use(loop_thread: LoopThread) -> None:
+    with taken_port() as taken, taken_port() as free:
+        port, free_port = taken.getsockname()[1], free.getsockname()[1]
+        free.close()
+        words = f"^http_port: cannot listen on 127.0.0.1:{port}: Address already in use"
+        config = replace(TEST_CONFIG, port=free_port, http_port=port)
         with pytest.raises(StartError, match=words), running_app(loop_thread, config):
             pass
+        # With any port for the server, any will do for the page.
+        with running_app(loop_thread, replace(config, port=0)) as server:
+            assert server.app.http_port not in (None, port)

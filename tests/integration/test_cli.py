@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -123,6 +124,21 @@ def test_load_counts_errors_and_fails_when_all_failed(
     assert report["steps"] == 0
     assert report["p50_ms"] is None
     assert set(report["errors"]) == {"SHAPE_MISMATCH"}
+
+
+def test_an_interrupted_load_deletes_its_sessions(remote: Server, model: str) -> None:
+    command = [sys.executable, "-m", "cellserve", "load", remote.address, "--model", model, "--seconds", "600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not any(info.step_count for info in remote.sessions(model=model)):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert [text.strip() for text in said] == ["", "cellserve load: interrupted"]
+    assert process.returncode == 130
+    assert remote.sessions(model=model) == []
 
 
 def test_load_asks_which_model(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
