@@ -49,8 +49,6 @@ class Waited:
         self._loop = loop
 
     def __getattr__(self, name: str) -> Any:
-        if name == "state":
-            return self.get_state()
         value = getattr(self._target, name)
         return self._wait_for(value) if inspect.ismethod(value) else value
 

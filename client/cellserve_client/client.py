@@ -175,11 +175,6 @@ class Session:
         """The steps applied since creation or reset, as far as this client knows."""
         return self._session.step_count
 
-    @property
-    def state(self) -> NestedState:
-        """Its state, read from the server: every part ``[rows, units]``."""
-        return self.get_state()
-
     def step(self, inputs: Inputs, *, timeout_s: float | None = None) -> Outputs:
         """One step; see ``sessions.Session.step``."""
         return self._server.run(self._session.step(inputs, timeout_s=timeout_s))
@@ -195,9 +190,9 @@ class Session:
         """Many steps; see ``sessions.Session.run``."""
         return self._server.run(self._session.run(sequence, lengths, outputs, timeout_s=timeout_s))
 
-    def get_state(self, *, timeout_s: float | None = None) -> NestedState:
-        """Its state; see ``sessions.Session.get_state``."""
-        return self._server.run(self._session.get_state(timeout_s=timeout_s))
+    def state(self, *, timeout_s: float | None = None) -> NestedState:
+        """Its state; see ``sessions.Session.state``."""
+        return self._server.run(self._session.state(timeout_s=timeout_s))
 
     def set_state(self, state: NestedState, *, step_count: int | None = None, timeout_s: float | None = None) -> None:
         """Replaces its state; see ``sessions.Session.set_state``."""

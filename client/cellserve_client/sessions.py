@@ -182,7 +182,7 @@ class Session:
         )
         return answer
 
-    async def get_state(self, *, timeout_s: float | None = None) -> NestedState:
+    async def state(self, *, timeout_s: float | None = None) -> NestedState:
         """Its state, nested as the model's ``state_size``, every part ``[rows, units]``."""
         deadline = self._transport.deadline(timeout_s)
         async with self._account.turn(deadline):

@@ -88,7 +88,7 @@ def show(session_id: str, with_state: bool, address: str, timeout_s: float, as_j
     with connect(address, timeout_s=timeout_s) as server:
         document = session_document(server.session_info(session_id))
         if with_state:
-            document["state"] = state_document(server.open_session(session_id).state)
+            document["state"] = state_document(server.open_session(session_id).state())
     if as_json:
         print_json(document)
         return

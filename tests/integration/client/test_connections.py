@@ -76,7 +76,7 @@ def test_coroutines_on_one_session_apply_in_the_order_of_their_calls(
             cell = await remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
             async with cell.session() as session:
                 found = await asyncio.gather(*(session.step(frame) for frame in frames[0]))
-                state = await session.get_state()
+                state = await session.state()
             outputs, expected = await rnn.dynamic_rnn(cell, frames[:1], dtype=np.float32)
             assert_close(np.stack(found), outputs[0])
             assert_close(state, expected)

@@ -146,7 +146,7 @@ def test_a_lost_run_is_settled_by_refresh_or_by_reading(
     connected: Connect, proxy: FlakyProxy, expected: Array, loss: Loss, applied: int
 ) -> None:
     cell: Any = connected(proxy.address, ONCE).cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
-    settling: list[Callable[[Any], object]] = [lambda session: session.refresh(), lambda session: session.state]
+    settling: list[Callable[[Any], object]] = [lambda session: session.refresh(), lambda session: session.state()]
     for settle in settling:
         with cell.session() as session:
             proxy.plan("RunSequence", loss)

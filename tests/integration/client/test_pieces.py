@@ -73,7 +73,7 @@ def test_pieces_are_as_the_whole(
         with cell.session(batch_size=3) as session:
             assert_close(session.run(inputs, lengths, mode), wanted)
             assert session.step_count == longest
-            assert_close(session.state, state)
+            assert_close(session.state(), state)
     assert narrow.seen["RunSequence"] == 3 * pieces
 
 

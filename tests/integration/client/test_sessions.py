@@ -32,8 +32,8 @@ def test_steps_of_a_session_are_calls_in_a_row(lstm: Any, frames: Array) -> None
         for step in range(STEPS):
             assert_close(session.step(frames[:, step]), outputs[:, step])
             assert session.step_count == step + 1
-        assert_close(session.state, state)
-        assert isinstance(session.state, LSTMStateTuple)
+        assert_close(session.state(), state)
+        assert isinstance(session.state(), LSTMStateTuple)
 
 
 def test_a_session_without_a_batch_size_takes_vectors(lstm: Any, frames: Array) -> None:
@@ -45,17 +45,17 @@ def test_a_session_without_a_batch_size_takes_vectors(lstm: Any, frames: Array) 
         rest = session.run(frames[0, 1:])
         assert rest.shape == (STEPS - 1, UNITS)
         assert_close(np.vstack([first, rest]), outputs[0])
-        assert session.state.h.shape == (1, UNITS)
-        assert_close(session.state, state)
+        assert session.state().h.shape == (1, UNITS)
+        assert_close(session.state(), state)
 
 
 def test_what_comes_back_is_the_callers_own(lstm: Any, frames: Array) -> None:
     with lstm.session(batch_size=ROWS) as session:
         output = session.step(frames[:, 0])
         output[:] = 0
-        state = session.state
+        state = session.state()
         state.c[:] = 0
-        assert np.any(session.state.c)
+        assert np.any(session.state().c)
 
 
 def test_lists_of_numbers_will_do(lstm: Any) -> None:
@@ -70,10 +70,10 @@ def test_run_gives_all_last_or_no_outputs(lstm: Any, frames: Array) -> None:
         with lstm.session(batch_size=ROWS) as session:
             assert_close(session.run(frames, outputs=mode), expected)
             assert session.step_count == STEPS
-            assert_close(session.state, state)
+            assert_close(session.state(), state)
     with lstm.session(batch_size=ROWS) as session:
         assert session.run(frames, outputs="none") is None
-        assert_close(session.state, state)
+        assert_close(session.state(), state)
 
 
 def test_run_with_lengths(lstm: Any, frames: Array) -> None:
@@ -99,18 +99,18 @@ def test_lengths_of_a_session_of_vectors(lstm: Any, frames: Array) -> None:
 def test_an_empty_run_changes_nothing(lstm: Any, frames: Array) -> None:
     with lstm.session(batch_size=ROWS) as session:
         session.step(frames[:, 0])
-        before = session.state
+        before = session.state()
         assert session.run(frames[:, :0]).shape == (ROWS, 0, UNITS)
         assert session.run(frames, lengths=[0, 0]).shape == (ROWS, STEPS, UNITS)
         assert session.step_count == 1
-        assert_close(session.state, before)
+        assert_close(session.state(), before)
 
 
 def test_a_session_begins_with_the_state_that_it_is_given(lstm: Any, frames: Array) -> None:
     outputs, _ = reference(lstm, frames)
     with lstm.session(batch_size=ROWS) as session:
         session.run(frames[:, :2])
-        half_way = session.state
+        half_way = session.state()
     with lstm.session(batch_size=ROWS, initial_state=half_way) as session:
         assert session.step_count == 0
         assert_close(session.run(frames[:, 2:]), outputs[:, 2:])
@@ -144,7 +144,7 @@ def test_fork_copies_and_the_two_go_their_ways(lstm: Any, frames: Array) -> None
             assert named.id == "fork-" + session.id
             assert copy.step_count == 1
             assert copy.uid != session.uid
-            assert_close(copy.state, session.state)
+            assert_close(copy.state(), session.state())
             copy.step(frames[:, 1])
             assert session.step_count == 1
             assert session.refresh().step_count == 1
@@ -168,14 +168,14 @@ def test_a_session_that_is_gone_can_be_closed(remote: Server, lstm: Any) -> None
 def test_detach_leaves_it_and_open_session_attaches(remote: Server, lstm: Any, frames: Array) -> None:
     with lstm.session(batch_size=ROWS, ttl_s=60) as session:
         session.step(frames[:, 0])
-        before = session.state
+        before = session.state()
         assert session.detach() == session.id
     with pytest.raises(SessionNotFoundError, match="detached by this client"):
         session.step(frames[:, 0])
     with remote.open_session(session.id) as again:
         assert again.step_count == 1
         assert again.batch_size == ROWS
-        assert_close(again.state, before)
+        assert_close(again.state(), before)
         again.step(frames[:, 1])
 
 
@@ -207,7 +207,7 @@ def test_another_clients_step_is_told_and_refresh_catches_up(remote: Server, lst
 def test_another_clients_reset_is_told_and_refresh_catches_up(remote: Server, lstm: Any, frames: Array) -> None:
     with lstm.session(batch_size=ROWS) as session:
         remote.open_session(session.id).reset()
-        for operation in (lambda: session.step(frames[:, 0]), lambda: session.state, session.reset):
+        for operation in (lambda: session.step(frames[:, 0]), lambda: session.state(), session.reset):
             with pytest.raises(SessionNotFoundError, match="reset"):
                 operation()
         session.refresh()
