@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +11,16 @@ import numpy.typing as npt
 from cellserve.states import NestedState, Structure
 from cellserve_client import cells, remote
 from cellserve_client.arrays import Inputs, Outputs
+from cellserve_client.blocking_sessions import Connection, Session
 from cellserve_client.models import ModelInfo
-
-if TYPE_CHECKING:
-    from cellserve_client.client import Server, Session
 
 
 class RemoteCell:
     """What cells that a client describes and models that a server has share; see ``remote.RemoteCell``."""
 
-    def __init__(self, server: Server, cell: remote.RemoteCell) -> None:
-        # The server is held, so that its connection lives as long as its cells.
-        self._server = server
+    def __init__(self, connection: Connection, cell: remote.RemoteCell) -> None:
+        # The connection is held, so that it lives as long as its cells.
+        self._connection = connection
         self.remote = cell
 
     @property
@@ -53,7 +51,7 @@ class RemoteCell:
         self, inputs: Inputs, state: NestedState, *, timeout_s: float | None = None
     ) -> tuple[Outputs, NestedState]:
         """One step, the state travels; see ``remote.RemoteCell.call``."""
-        return self._server.run(self.remote.call(inputs, state, timeout_s=timeout_s))
+        return self._connection.run(self.remote.call(inputs, state, timeout_s=timeout_s))
 
     def __call__(
         self, inputs: Inputs, state: NestedState, *, timeout_s: float | None = None
@@ -75,7 +73,7 @@ class RemoteCell:
         running = self.remote.dynamic_rnn(
             inputs, sequence_length, initial_state, dtype, time_major=time_major, timeout_s=timeout_s
         )
-        return self._server.run(running)
+        return self._connection.run(running)
 
     def static_rnn(
         self,
@@ -88,7 +86,7 @@ class RemoteCell:
     ) -> tuple[list[Outputs], NestedState]:
         """Runs a list of steps; see ``rnn.static_rnn``."""
         running = self.remote.static_rnn(inputs, initial_state, dtype, sequence_length, timeout_s=timeout_s)
-        return self._server.run(running)
+        return self._connection.run(running)
 
     def session(
         self,
@@ -100,14 +98,14 @@ class RemoteCell:
         timeout_s: float | None = None,
     ) -> Session:
         """Makes a session on this cell; see ``aio.Server.session``."""
-        return self._server.session(
-            self,
+        opening = self.remote.session(
             session_id=session_id,
             batch_size=batch_size,
             ttl_s=ttl_s,
             initial_state=initial_state,
             timeout_s=timeout_s,
         )
+        return Session(self._connection, self._connection.run(opening.open()))
 
 
 class Cell(RemoteCell):
@@ -122,7 +120,7 @@ class Cell(RemoteCell):
 
     def build(self, input_shape: Sequence[int] | int, *, timeout_s: float | None = None) -> ModelInfo:
         """Makes the model for inputs of this shape, of which the last dimension counts, or of this width."""
-        return self._server.run(self.remote.build(input_shape, timeout_s=timeout_s))
+        return self._connection.run(self.remote.build(input_shape, timeout_s=timeout_s))
 
 
 class Model(RemoteCell):

@@ -6,16 +6,13 @@ import enum
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellserve.errors import CellServeError, RunCancelledError
 from cellserve.tensors import Array
-
-if TYPE_CHECKING:
-    from cellserve_server.models import LoadedModel
-    from cellserve_server.sessions import Session
+from cellserve_server.models import LoadedModel
+from cellserve_server.sessions import Session
 
 
 class OutputMode(enum.Enum):
