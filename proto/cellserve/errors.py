@@ -14,7 +14,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "cellserve"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-MESSAGE_LIMIT_CHARS = 2000
+# The status travels in a header, and peers refuse headers above 8 KiB.
+MESSAGE_LIMIT_BYTES = 2000
 
 
 class CellServeError(Exception):
@@ -263,7 +264,8 @@ def _class_for(code: grpc.StatusCode, reason: str) -> type[CellServeError]:
 def status_of(error: CellServeError) -> status_pb2.Status:
     """Packs an error as ``google.rpc.Status`` with ``ErrorInfo`` and, where a retry is of use, ``RetryInfo``."""
     number: int = error.code.value[0]
-    status = status_pb2.Status(code=number, message=error.message[:MESSAGE_LIMIT_CHARS])
+    message = error.message.encode(errors="replace")[:MESSAGE_LIMIT_BYTES].decode(errors="ignore")
+    status = status_pb2.Status(code=number, message=message)
     if error.reason:
         info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
         status.details.add().Pack(info)

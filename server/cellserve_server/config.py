@@ -25,7 +25,12 @@ class ServerConfig:
     insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     http_host: str = _setting("127.0.0.1", "The address of the metrics page.")
-    http_port: int = _setting(9464, "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off.", -1)
+    http_port: int = _setting(
+        9464,
+        "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off. A port that is taken is an "
+        "error, but with --port 0 a free one is picked.",
+        -1,
+    )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
 
@@ -74,3 +79,6 @@ class ServerConfig:
             value, minimum = getattr(self, item.name), item.metadata["minimum"]
             if minimum is not None and value < minimum:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
+        for name in ("default_ttl_s", "defined_model_ttl_s"):
+            if getattr(self, name) > self.max_ttl_s:
+                raise ValueError(f"{name}: expected at most max_ttl_s, {self.max_ttl_s}; got {getattr(self, name)}")

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -147,7 +148,7 @@ class Engine:
         self._queued_bytes += run.size_bytes
         self._idle.clear()
         if run.session is not None and run.session.busy:
-            self._enqueue(run.session, run)
+            self._enqueue(run.session, partial(self._begin, run))
         else:
             self._begin(run)
 
@@ -160,7 +161,7 @@ class Engine:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         turn = Turn(action, future)
         if session.busy:
-            self._enqueue(session, turn)
+            self._enqueue(session, turn.take)
         else:
             turn.take()
         return future
@@ -175,10 +176,10 @@ class Engine:
             session.active.refuse(self._sessions.ended_error(session))
         self.lanes.tidy(session.model)
 
-    def _enqueue(self, session: Session, item: Run | Turn) -> None:
+    def _enqueue(self, session: Session, action: Callable[[], None]) -> None:
         if session.waiting is None:
             session.waiting = deque()
-        session.waiting.append(item)
+        session.waiting.append(action)
 
     def _require_room(self, run: Run) -> None:
         runs_full = len(self._runs) >= self._config.max_queued_runs
@@ -359,11 +360,7 @@ class Engine:
         self._settle(run, error)
         session = run.session
         while session is not None and session.waiting and session.active is None:
-            item = session.waiting.popleft()
-            if isinstance(item, Turn):
-                item.take()
-            else:
-                self._begin(item)
+            session.waiting.popleft()()
 
     def _settle(self, run: Run, error: CellServeError | None) -> None:
         """Gives the run's rows back and answers."""

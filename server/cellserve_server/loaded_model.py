@@ -127,6 +127,7 @@ class LoadedModel:
         parameter_count: the number of the weights' elements.
         weight_bytes: their bytes.
         state_bytes_per_row: the bytes of one row's state.
+        output_bytes_per_row: the bytes of one row's outputs of one step.
         load_time: unix seconds.
         state: READY, or UNLOADING: no session may begin on it.
         session_count: sessions open on it.
@@ -144,6 +145,7 @@ class LoadedModel:
         "load_time",
         "name",
         "network",
+        "output_bytes_per_row",
         "outputs",
         "parameter_count",
         "resource_name",
@@ -178,6 +180,7 @@ class LoadedModel:
         self.parameter_count = parameter_count(description)
         self.weight_bytes = weight_bytes(description)
         self.state_bytes_per_row = sum(self.leaf_sizes) * description.dtype.itemsize
+        self.output_bytes_per_row = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in self.outputs)
         self.load_time = load_time
         self.state = ModelState.READY
         self.session_count = 0

@@ -6,16 +6,13 @@ import enum
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellserve.errors import CellServeError, RunCancelledError
 from cellserve.tensors import Array
-
-if TYPE_CHECKING:
-    from cellserve_server.models import LoadedModel
-    from cellserve_server.sessions import Session
+from cellserve_server.models import LoadedModel
+from cellserve_server.sessions import Session
 
 
 class OutputMode(enum.Enum):
@@ -133,7 +130,8 @@ class Run:
         self.read_rows: tuple[int, ...] = ()
         self.work_rows: tuple[int, ...] = ()
         self.outputs: list[Array] = []
-        self.size_bytes = sum(array.nbytes for array in inputs) + self._output_bytes()
+        output_bytes = rows * self.output_time() * model.output_bytes_per_row
+        self.size_bytes = sum(array.nbytes for array in inputs) + output_bytes
         self.input_digest = self._digest() if run_id else 0
 
     def cancel(self) -> None:
@@ -147,7 +145,9 @@ class Run:
 
     def output_time(self) -> int:
         """The length of the time dimension of the wanted outputs."""
-        return {OutputMode.ALL: self.time, OutputMode.LAST: 1, OutputMode.NONE: 0}[self.mode]
+        if self.mode is OutputMode.ALL:
+            return self.time
+        return 1 if self.mode is OutputMode.LAST else 0
 
     def allocate_outputs(self) -> None:
         """Makes the arrays that the ticks fill; zeros, as it is past a row's length."""
@@ -155,10 +155,6 @@ class Run:
             self.outputs = [
                 np.zeros((self.rows, self.output_time(), *spec.shape), spec.dtype) for spec in self.model.outputs
             ]
-
-    def _output_bytes(self) -> int:
-        row = sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in self.model.outputs)
-        return self.rows * self.output_time() * row
 
     def _digest(self) -> int:
         """A checksum of the inputs, so that a run_id that comes back with other inputs is found out."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-from cellserve.errors import QuotaExceededError, SessionExistsError, SessionNotFoundError
+from cellserve.errors import CellServeError, QuotaExceededError, SessionExistsError, SessionNotFoundError
 from cellserve_server.config import ServerConfig
 from cellserve_server.models import LoadedModel
-
-if TYPE_CHECKING:
-    from cellserve_server.runs import Run
-    from cellserve_server.turns import Turn
 
 QUOTA_RETRY_S = 1.0
 _CAUSES = {
@@ -43,6 +39,14 @@ class LastRun(NamedTuple):
     input_digest: int
 
 
+class Work(Protocol):
+    """What is under way on a session: a run."""
+
+    def refuse(self, error: CellServeError) -> None:
+        """Has it fail with this error as soon as it can."""
+        ...
+
+
 class Session:
     """A kept state of one model.
 
@@ -56,6 +60,8 @@ class Session:
         create_time, expire_time: unix seconds.
         ended: why it is gone; empty while it lives.
         state_rows, previous_rows: the slab rows of its state, and of the state before its last run.
+        active: the run under way.
+        waiting: what is to be done when the work before it is over, in the order in which it came.
     """
 
     __slots__ = (
@@ -92,8 +98,8 @@ class Session:
         self.state_rows: tuple[int, ...] = ()
         self.previous_rows: tuple[int, ...] = ()
         self.last_run: LastRun | None = None
-        self.active: Run | None = None
-        self.waiting: deque[Run | Turn] | None = None  # Made when something has to wait: most sessions never need it.
+        self.active: Work | None = None
+        self.waiting: deque[Callable[[], None]] | None = None  # Made when something waits: most never need it.
 
     @property
     def rows(self) -> int:

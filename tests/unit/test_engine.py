@@ -1,4 +1,4 @@
-"""The engine in process: order, all or nothing, repeats, cancellation, deadlines, limits, isolation of a failing run."""
+"""The engine in process: order, all or nothing, repeats, cancellation, deadlines, limits, isolation."""
 
 from __future__ import annotations
 
@@ -258,9 +258,7 @@ def test_a_run_of_no_steps_changes_nothing() -> None:
         session = bench.session()
         await bench.engine.execute(bench.run(session, run_id=5, expected_step=0))
         state = bench.state(session)
-        result = await bench.engine.execute(
-            bench.run(session, steps=0, run_id=6, expected_step=1, return_state=True)
-        )
+        result = await bench.engine.execute(bench.run(session, steps=0, run_id=6, expected_step=1, return_state=True))
         assert result.outputs[0].shape == (1, 0, UNITS)
         assert result.step_count == 1
         np.testing.assert_array_equal(bench.state(session)[0], state[0])

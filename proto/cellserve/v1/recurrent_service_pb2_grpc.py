@@ -33,7 +33,8 @@ class RecurrentServiceStub(object):
     that are worth a retry carry google.rpc.RetryInfo too.
 
     Mutating requests on sessions take a `request_id`: any string of at most 128 characters that the client made. A
-    request that repeats one is not done again but gets the first answer, for at least ten minutes; the same id on
+    request that repeats one is not done again but gets the first answer, for ten minutes unless configured (beyond the
+    server's limit of remembered requests, 100,000 unless configured, the oldest is forgotten earlier); the same id on
     another request is INVALID_ARGUMENT.
     """
 
@@ -107,7 +108,8 @@ class RecurrentServiceServicer(object):
     that are worth a retry carry google.rpc.RetryInfo too.
 
     Mutating requests on sessions take a `request_id`: any string of at most 128 characters that the client made. A
-    request that repeats one is not done again but gets the first answer, for at least ten minutes; the same id on
+    request that repeats one is not done again but gets the first answer, for ten minutes unless configured (beyond the
+    server's limit of remembered requests, 100,000 unless configured, the oldest is forgotten earlier); the same id on
     another request is INVALID_ARGUMENT.
     """
 
@@ -261,7 +263,8 @@ class RecurrentService(object):
     that are worth a retry carry google.rpc.RetryInfo too.
 
     Mutating requests on sessions take a `request_id`: any string of at most 128 characters that the client made. A
-    request that repeats one is not done again but gets the first answer, for at least ten minutes; the same id on
+    request that repeats one is not done again but gets the first answer, for ten minutes unless configured (beyond the
+    server's limit of remembered requests, 100,000 unless configured, the oldest is forgotten earlier); the same id on
     another request is INVALID_ARGUMENT.
     """
 

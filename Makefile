@@ -1,0 +1,84 @@
+# `make` alone says what there is. Every target makes what it needs; nothing is installed outside this folder.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+ENVIRONMENT := .venv/.made
+STUB_TOOLS := .venv-stubs/.made
+FRAMEWORKS := .venv-frameworks/.made
+BIN := .venv/bin
+PIP_INSTALL := python -m pip install -qq --disable-pip-version-check
+PACKAGES := proto client server
+OURS := -e proto -e 'client[cli]' -e server
+SOURCES := proto server client tests $(wildcard examples benchmarks)
+TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests \
+	$(wildcard examples benchmarks)
+
+.PHONY: help demo serve test test-slow test-all lint format proto clean
+
+help:  ## Says what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
+
+demo: $(ENVIRONMENT)  ## Streams the speaker-id test recordings through a server, and runs the seed programs
+	@$(BIN)/cellserve demo
+
+serve: $(ENVIRONMENT)  ## Serves the models in models/ on 127.0.0.1:50051
+	@$(BIN)/cellserve serve --models models
+
+test: $(ENVIRONMENT)  ## The fast tests, in under 90 seconds
+	@$(BIN)/python -m pytest tests -m "not framework and not slow"
+
+test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(FRAMEWORKS)  ## The others: fresh installs, version ranges, stubs anew, PyTorch
+	@$(BIN)/python -m pytest tests -m "slow and not framework"
+	@.venv-frameworks/bin/python -m pytest tests -m framework
+
+test-all: test test-slow  ## All tests
+
+lint: $(ENVIRONMENT)  ## ruff, and mypy --strict
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(TYPED)
+
+format: $(ENVIRONMENT)  ## Formats the code as `make lint` wants it
+	@$(BIN)/ruff check --fix $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+proto: $(STUB_TOOLS)  ## Generates the stubs in proto/cellserve/v1 from the .proto files
+	@.venv-stubs/bin/python proto/generate_stubs.py
+
+clean:  ## Removes the environments and everything else that was made here
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist {proto,server,client}/{build,*.egg-info}
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The first of $(PYTHON), python3.11, ... that is new enough makes an environment.
+define make_environment
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3.14; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "Making the environment $(@D) with $$("$$python" --version) ..."; \
+			"$$python" -m venv $(@D); exit; \
+		fi; \
+	done; \
+	echo "CellServe needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+		"Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1
+endef
+
+$(ENVIRONMENT): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.toml)
+	$(make_environment)
+	@echo "Installing CellServe and its tools into .venv (once; a minute or so) ..."
+	@$(BIN)/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt $(OURS)
+	@touch $@
+
+$(FRAMEWORKS): $(ENVIRONMENT) examples/speaker_id/requirements.txt
+	$(make_environment)
+	@echo "Installing PyTorch into .venv-frameworks, for the tests that need it (once; some minutes) ..."
+	@.venv-frameworks/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt \
+		-r examples/speaker_id/requirements.txt $(OURS)
+	@touch $@
+
+$(STUB_TOOLS): proto/requirements-stubs.txt
+	$(make_environment)
+	@echo "Installing the stub generator into .venv-stubs (once) ..."
+	@.venv-stubs/bin/$(PIP_INSTALL) -r proto/requirements-stubs.txt
+	@touch $@

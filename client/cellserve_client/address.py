@@ -1,0 +1,86 @@
+"""Where a server is, and what to say when nobody answers there."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+from cellserve.errors import FieldInvalidError, UnavailableError
+
+MAX_ADDRESS_CHARS = 512
+# What grpc's long messages say in the end; the first that occurs is told.
+CONNECTION_TROUBLES = (
+    "connection refused",
+    "connection reset",
+    "socket closed",
+    "broken pipe",
+    "no route to host",
+    "network is unreachable",
+    "name or service not known",
+    "dns resolution failed",
+    "domain name not found",
+    "keepalive watchdog timeout",
+    "timed out",
+    "timeout",
+)
+
+
+class Address(NamedTuple):
+    """Where a server listens."""
+
+    host: str
+    port: int
+
+    @property
+    def target(self) -> str:
+        """The form that grpc takes: ``host:port``."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it can only be on this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False  # A name that only a resolver could tell.
+
+
+def parse_address(text: str) -> Address:
+    """Reads ``host:port``; an IPv6 address stands in brackets.
+
+    Raises:
+        FieldInvalidError: another form, a port out of range, or several addresses.
+    """
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_ADDRESS_CHARS:
+        raise FieldInvalidError(f"address: expected host:port, such as localhost:50051; got {text!r}"[:200])
+    if "," in text:
+        raise FieldInvalidError(
+            f"address: this release takes exactly one address, host:port; got {len(text.split(','))}: {text!r}"
+        )
+    host, _, port = text.strip().rpartition(":")
+    whole = bool(host) and (":" not in host or (host.startswith("[") and host.endswith("]")))
+    if not whole or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:
+        raise FieldInvalidError(
+            f"address: expected host:port with a port from 1 to 65535, such as localhost:50051; got {text!r}"
+        )
+    return Address(host, int(port))
+
+
+def unreachable(address: Address, detail: str, was_reached: bool) -> UnavailableError:
+    """The error for a server that cannot be reached: names the address and says what to do."""
+    lowered = detail.lower()
+    trouble = next((trouble for trouble in CONNECTION_TROUBLES if trouble in lowered), detail)
+    if was_reached:
+        message = f"lost the server at {address.target} ({trouble}). Is it still running?"
+    elif address.is_loopback:
+        message = (
+            f"no server answers at {address.target} ({trouble}). Is it started? cellserve serve --port {address.port}"
+        )
+    else:
+        message = (
+            f"no server answers at {address.target} ({trouble}). Is it started there, on an address that this "
+            "machine can reach?"
+        )
+    return UnavailableError(message, metadata={"address": address.target})

@@ -1,0 +1,269 @@
+"""The client for asyncio::
+
+    async with aio.connect("localhost:50051") as server:
+        async with server.session("speaker-id") as session:
+            belief = await session.step(frame)
+
+A connection belongs to the event loop in which it is first used.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy.typing as npt
+
+from cellserve.cells import CellDescription
+from cellserve.errors import FieldInvalidError
+from cellserve.states import NestedState
+from cellserve.v1 import model_service_pb2, session_pb2
+from cellserve.v1 import recurrent_service_pb2 as pb
+from cellserve_client.cells import Cell, Model
+from cellserve_client.definitions import Definition, Weights
+from cellserve_client.ids import new_request_id
+from cellserve_client.models import ModelInfo, info_from_proto, resource_name
+from cellserve_client.opening import Opening
+from cellserve_client.remote import RemoteCell
+from cellserve_client.retry import RetryPolicy
+from cellserve_client.session_info import SessionInfo, session_name
+from cellserve_client.session_info import info_from_proto as session_info_from_proto
+from cellserve_client.sessions import Session, create_session
+from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S, Deadline, Transport
+
+__all__ = ["Cell", "Model", "Server", "Session", "connect"]
+
+PAGE_SIZE = 1000
+
+
+def connect(
+    address: str,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    retry: RetryPolicy | None = None,
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+) -> Server:
+    """Names a server. Nothing is sent before the first request.
+
+    Args:
+        address: ``host:port``; exactly one in this release.
+        timeout_s: how long a call may take when it does not say, in seconds.
+        retry: how failed requests are repeated; None: the defaults of ``RetryPolicy``.
+        max_message_bytes: the largest answer that is taken.
+
+    Raises:
+        FieldInvalidError: an argument is not of its form.
+    """
+    return Server(Transport(address, timeout_s=timeout_s, policy=retry, max_message_bytes=max_message_bytes))
+
+
+class Server:
+    """A connection to a server. ``async with`` closes it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @property
+    def address(self) -> str:
+        """Where it is: ``host:port``."""
+        return self._transport.address.target
+
+    async def cell(
+        self,
+        description: CellDescription,
+        seed: int | None = None,
+        weights: Weights | None = None,
+        *,
+        dtype: npt.DTypeLike | None = None,
+        input_size: int | None = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Cell:
+        """A cell that the server computes.
+
+        Args:
+            description: what it is: ``rnn.BasicLSTMCell(128)``.
+            seed: the server draws the weights from it, the same on every server; 0 when no weights are given either.
+            weights: arrays under TensorFlow's variable names, such as ``basic_lstm_cell/kernel``; a common scope in
+                front of all names is dropped.
+            dtype: float32 or float64; None: that of the weights, float32 without weights.
+            input_size: the width of the inputs; None: the weights tell it, or the first inputs do.
+            ttl_s: how long the server keeps it unused, in seconds; None: the server's default.
+            timeout_s: for making it, when the width is known now.
+
+        Raises:
+            InvalidArgumentError: seed and weights together; weights that are missing or of the wrong shape or type.
+            QuotaExceededError: the server keeps no more models.
+        """
+        definition = Definition(description, seed=seed, weights=weights, dtype=dtype, ttl_s=ttl_s)
+        told = definition.input_size()
+        if input_size is not None and told not in (None, input_size):
+            raise FieldInvalidError(f"input_size: expected {told}, for which the weights are made; got {input_size}")
+        cell = Cell(self._transport, definition)
+        width = told if input_size is None else input_size
+        if width is not None:
+            await cell.build(width, timeout_s=timeout_s)
+        return cell
+
+    async def model(self, name: str, *, version: int | None = None, timeout_s: float | None = None) -> Model:
+        """A model that the server has.
+
+        Args:
+            name: ``speaker-id``, or ``speaker-id/versions/3``.
+            version: None: its newest, from now on the same one.
+
+        Raises:
+            ModelNotFoundError: there is none. ModelBrokenError: its files cannot be served.
+        """
+        return Model(self._transport, await self.model_info(name, version=version, timeout_s=timeout_s))
+
+    async def model_info(self, name: str, *, version: int | None = None, timeout_s: float | None = None) -> ModelInfo:
+        """What the server tells about a model, be it broken; the arguments are those of ``model``.
+
+        Raises:
+            ModelNotFoundError: there is none.
+        """
+        request = model_service_pb2.GetModelRequest(name=resource_name(name, version))
+        answer: model_service_pb2.GetModelResponse = await self._transport.invoke(
+            self._transport.models.GetModel, request, self._transport.deadline(timeout_s)
+        )
+        return info_from_proto(answer.model)
+
+    def session(
+        self,
+        model: str | RemoteCell,
+        *,
+        session_id: str | None = None,
+        batch_size: int | None = None,
+        ttl_s: float | None = None,
+        initial_state: NestedState | None = None,
+        timeout_s: float | None = None,
+    ) -> Opening[Session]:
+        """Makes a session: ``await`` it, or use it in ``async with``, which deletes it in the end.
+
+        Args:
+            model: a model's name (its newest version is taken), or a model or cell of this server.
+            session_id: 1 to 128 letters, digits, ``-_.~:``; None: one is made up.
+            batch_size: the rows that are stepped together; None: one row, without a batch dimension.
+            ttl_s: how long it lives without being used, in seconds; None: the server's default, one hour.
+            initial_state: nested as the model's ``state_size``, every part ``[batch_size, units]`` (``[1, units]``
+                without a batch size); None: zeros.
+
+        Raises:
+            SessionExistsError: the id is taken; ``open_session`` attaches to it.
+            ModelNotFoundError, ModelNotSteppableError, QuotaExceededError, InvalidArgumentError.
+        """
+        if isinstance(model, RemoteCell):
+            return model.session(
+                session_id=session_id,
+                batch_size=batch_size,
+                ttl_s=ttl_s,
+                initial_state=initial_state,
+                timeout_s=timeout_s,
+            )
+
+        async def create() -> Session:
+            deadline = self._transport.deadline(timeout_s)
+            info = await self.model_info(model, timeout_s=timeout_s)
+            return await create_session(
+                self._transport,
+                info,
+                session_id=session_id,
+                batch_size=batch_size,
+                ttl_s=ttl_s,
+                initial_state=initial_state,
+                deadline=deadline,
+            )
+
+        return Opening(create)
+
+    async def open_session(self, session_id: str, *, timeout_s: float | None = None) -> Session:
+        """Attaches to a session that is there.
+
+        Raises:
+            SessionNotFoundError: there is none; the message says whether it expired, was deleted or never was.
+        """
+        deadline = self._transport.deadline(timeout_s)
+        found = await self._read_session(session_id, deadline)
+        return Session(self._transport, await self.model_info(found.model, timeout_s=timeout_s), found)
+
+    async def session_info(self, session_id: str, *, timeout_s: float | None = None) -> SessionInfo:
+        """What the server tells about a session. Looking does not renew its expiry.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        return session_info_from_proto(await self._read_session(session_id, self._transport.deadline(timeout_s)))
+
+    async def _read_session(self, session_id: str, deadline: Deadline) -> session_pb2.Session:
+        answer: pb.GetSessionResponse = await self._transport.invoke(
+            self._transport.recurrent.GetSession, pb.GetSessionRequest(name=session_name(session_id)), deadline
+        )
+        return answer.session
+
+    async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
+        """All models, every version of each, ordered by name and version."""
+        found: list[ModelInfo] = []
+        token = ""
+        deadline = self._transport.deadline(timeout_s)
+        while True:
+            request = model_service_pb2.ListModelsRequest(page_size=PAGE_SIZE, page_token=token)
+            answer: model_service_pb2.ListModelsResponse = await self._transport.invoke(
+                self._transport.models.ListModels, request, deadline
+            )
+            found.extend(info_from_proto(model) for model in answer.models)
+            token = answer.next_page_token
+            if not token:
+                return found
+
+    async def sessions(
+        self, *, model: str | None = None, limit: int | None = None, timeout_s: float | None = None
+    ) -> list[SessionInfo]:
+        """The sessions, ordered by id.
+
+        Args:
+            model: only those of this model, or of this version of it; None: all.
+            limit: at most so many; None: all that the server has.
+
+        Raises:
+            FieldInvalidError: a limit below 1.
+        """
+        if limit is not None and limit < 1:
+            raise FieldInvalidError(f"limit: expected at least 1, or None; got {limit!r}")
+        found: list[SessionInfo] = []
+        token = ""
+        deadline = self._transport.deadline(timeout_s)
+        while True:
+            left = PAGE_SIZE if limit is None else limit - len(found)
+            request = pb.ListSessionsRequest(
+                page_size=min(left, PAGE_SIZE), page_token=token, model="" if model is None else resource_name(model)
+            )
+            answer: pb.ListSessionsResponse = await self._transport.invoke(
+                self._transport.recurrent.ListSessions, request, deadline
+            )
+            found.extend(session_info_from_proto(session) for session in answer.sessions)
+            token = answer.next_page_token
+            if not token or (limit is not None and len(found) >= limit):
+                return found
+
+    async def delete_session(self, session_id: str, *, timeout_s: float | None = None) -> None:
+        """Ends a session.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        request = pb.DeleteSessionRequest(name=session_name(session_id), request_id=new_request_id())
+        await self._transport.invoke(
+            self._transport.recurrent.DeleteSession, request, self._transport.deadline(timeout_s)
+        )
+
+    async def close(self) -> None:
+        """Closes the connection; what is under way is cancelled. Sessions stay on the server."""
+        await self._transport.close()
+
+    async def __aenter__(self) -> Server:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

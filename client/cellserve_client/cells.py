@@ -1,0 +1,150 @@
+"""Cells on a server, for asyncio: those that the client describes, and the models that the server has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cellserve.errors import FieldInvalidError, ModelNotFoundError, ShapeMismatchError
+from cellserve.specs import ArraySpec
+from cellserve.states import Structure
+from cellserve.v1 import model_service_pb2
+from cellserve_client.arrays import UNKNOWN_WIDTH
+from cellserve_client.definitions import Definition
+from cellserve_client.models import ModelInfo, info_from_proto
+from cellserve_client.remote import RemoteCell
+from cellserve_client.transport import Deadline, Transport
+
+Result = TypeVar("Result")
+
+
+class Cell(RemoteCell):
+    """A cell that the client describes. The server makes a model of it when its input width is known.
+
+    That is at once when the weights or ``input_size`` tell it, and otherwise at its first inputs, as TensorFlow builds
+    a cell. When the server no longer has the model (it expired, or the server was restarted) it is made again.
+    """
+
+    def __init__(self, transport: Transport, definition: Definition) -> None:
+        super().__init__(transport)
+        self._definition = definition
+        self._input_size: int | None = None
+        self._info: ModelInfo | None = None
+        self._defining = asyncio.Lock()
+
+    @property
+    def state_size(self) -> Structure:
+        return self._definition.cell.state_size
+
+    @property
+    def output_size(self) -> int:
+        return self._definition.cell.output_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._definition.dtype
+
+    @property
+    def info(self) -> ModelInfo | None:
+        return self._info
+
+    @property
+    def input_size(self) -> int | None:
+        """The width of the inputs; None as long as it is not known."""
+        return self._input_size
+
+    @property
+    def _input_specs(self) -> tuple[ArraySpec, ...]:
+        width = UNKNOWN_WIDTH if self._input_size is None else self._input_size
+        return (ArraySpec("inputs", self.dtype, (width,)),)
+
+    async def build(self, input_shape: Sequence[int] | int, *, timeout_s: float | None = None) -> ModelInfo:
+        """Makes the model for inputs of this shape, of which the last dimension counts, or of this width.
+
+        Raises:
+            ShapeMismatchError: it is built for another width already.
+        """
+        width = int(input_shape if isinstance(input_shape, (int, np.integer)) else input_shape[-1])
+        if self._input_size not in (None, width):
+            raise ShapeMismatchError(f"inputs: expected width {self._input_size}, for which it is built; got {width}")
+        return await self._define(width, self._transport.deadline(timeout_s), instead_of=None)
+
+    async def _with_model(
+        self, input_size: int | None, deadline: Deadline, operation: Callable[[ModelInfo], Awaitable[Result]]
+    ) -> Result:
+        info = await self._define(input_size, deadline, instead_of=None)
+        try:
+            return await operation(info)
+        except ModelNotFoundError:
+            # It expired, or the server began anew. The name is made of the content: the same comes out.
+            return await operation(await self._define(input_size, deadline, instead_of=info))
+
+    async def _define(self, input_size: int | None, deadline: Deadline, instead_of: ModelInfo | None) -> ModelInfo:
+        """The model, made unless there is another one than ``instead_of``."""
+        async with self._defining:
+            if self._info is not None and self._info is not instead_of:
+                return self._info
+            width = input_size if self._input_size is None else self._input_size
+            if width is None:
+                raise FieldInvalidError(
+                    "input_size: expected it to be known before a session begins; give "
+                    "server.cell(..., input_size=...) or weights=, or call the cell once"
+                )
+            answer: model_service_pb2.DefineModelResponse = await self._transport.invoke(
+                self._transport.models.DefineModel, lambda: self._definition.requests(width), deadline
+            )
+            self._input_size = width
+            self._info = info_from_proto(answer.model)
+            return self._info
+
+
+class Model(RemoteCell):
+    """A model that the server has, pinned to one version: to be called as a cell, or to begin sessions on."""
+
+    def __init__(self, transport: Transport, info: ModelInfo) -> None:
+        super().__init__(transport)
+        self._info = info
+        self._dtype = info.working_dtype()
+
+    @property
+    def state_size(self) -> Structure:
+        return self._info.state_size
+
+    @property
+    def output_size(self) -> Any:
+        return self._info.output_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._dtype
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._info
+
+    @property
+    def name(self) -> str:
+        """Its name, without ``models/``."""
+        return self._info.name
+
+    @property
+    def version(self) -> int:
+        """Its version, which does not change."""
+        return self._info.version
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the output's elements are called; empty when they have no names."""
+        return self._info.labels
+
+    @property
+    def _input_specs(self) -> tuple[ArraySpec, ...]:
+        return self._info.inputs
+
+    async def _with_model(
+        self, input_size: int | None, deadline: Deadline, operation: Callable[[ModelInfo], Awaitable[Result]]
+    ) -> Result:
+        return await operation(self._info)

@@ -1,0 +1,104 @@
+"""When a failed request is sent again, and after how long. Pure: the random source is handed in, nothing waits here.
+
+Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), and a
+retry budget: retries draw on a common purse that successes fill slowly, so that a server in trouble is not met with a
+multiple of its usual load.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import grpc
+
+from cellserve.errors import CellServeError, FieldInvalidError
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How requests are repeated. Every request of this client is safe to repeat.
+
+    Attributes:
+        max_attempts: how often a request is sent at most; 1 turns retries off.
+        max_first_contact_attempts: how often at most as long as the server has never answered: a wrong address
+            should be told soon.
+        first_delay_s: the longest first wait, in seconds; it doubles with every attempt.
+        max_delay_s: the longest wait, in seconds, unless the server asks for more.
+        budget_retries: how many retries a connection makes before the budget is empty.
+        budget_refund: how much of a retry each success gives back.
+
+    Raises:
+        FieldInvalidError: a value is out of its range.
+    """
+
+    max_attempts: int = 8
+    max_first_contact_attempts: int = 2
+    first_delay_s: float = 0.05
+    max_delay_s: float = 2.0
+    budget_retries: float = 500.0
+    budget_refund: float = 0.1
+
+    def __post_init__(self) -> None:
+        minima = {
+            "max_attempts": 1,
+            "max_first_contact_attempts": 1,
+            "first_delay_s": 0,
+            "max_delay_s": 0,
+            "budget_retries": 0,
+            "budget_refund": 0,
+        }
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            if not minimum <= value < float("inf"):
+                raise FieldInvalidError(f"{name}: expected a finite number of at least {minimum}; got {value!r}")
+
+
+def is_retryable(error: CellServeError) -> bool:
+    """Whether the same request may succeed later: the server said after how long, or it was out of reach."""
+    return error.retry_after_s is not None or error.code is grpc.StatusCode.UNAVAILABLE
+
+
+class Retrier:
+    """The retry decisions of one connection."""
+
+    def __init__(self, policy: RetryPolicy, randomness: random.Random) -> None:
+        self._policy = policy
+        self._random = randomness
+        self._budget = policy.budget_retries
+        self._was_reached = False
+
+    @property
+    def was_reached(self) -> bool:
+        """Whether the server has ever answered on this connection."""
+        return self._was_reached
+
+    def reached(self) -> None:
+        """Notes that the server answered, be it with an error."""
+        self._was_reached = True
+
+    def succeeded(self) -> None:
+        """Notes a success: it fills the budget a little."""
+        self._was_reached = True
+        self._budget = min(self._budget + self._policy.budget_refund, self._policy.budget_retries)
+
+    def delay_s(self, error: CellServeError, attempt: int, remaining_s: float) -> float | None:
+        """How long to wait before the next attempt, in seconds; None: give up. A wait is drawn from the budget.
+
+        Args:
+            error: why the last attempt failed.
+            attempt: its number, from 1.
+            remaining_s: the time until the request's deadline; a wait that would pass it is not begun.
+        """
+        policy = self._policy
+        allowed = policy.max_attempts if self._was_reached else policy.max_first_contact_attempts
+        if not is_retryable(error) or attempt >= min(allowed, policy.max_attempts) or self._budget < 1:
+            return None
+        # Doubling 2**1100 times would overflow a float; the longest wait is reached long before.
+        longest_s = min(policy.first_delay_s * 2.0 ** min(attempt - 1, 60), policy.max_delay_s)
+        # What the server asks for is the least; the jitter on top keeps its callers from coming back all at once.
+        delay_s = (error.retry_after_s or 0.0) + self._random.uniform(0.0, longest_s)
+        if delay_s >= remaining_s:
+            return None
+        self._budget -= 1
+        return delay_s

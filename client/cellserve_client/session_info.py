@@ -1,0 +1,62 @@
+"""What a server tells about a session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cellserve.errors import FieldInvalidError
+from cellserve.v1 import session_pb2
+
+SESSIONS_PREFIX = "sessions/"
+MAX_ID_CHARS = 128
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a server tells about a session.
+
+    Attributes:
+        id: its name, without ``sessions/``.
+        uid: made by the server, new at creation, at reset and when the state is set.
+        model: ``models/{model}/versions/{version}``.
+        batch_size: its rows; None: one row, and its arrays have no batch dimension.
+        step_count: the steps applied since creation or reset.
+        ttl_s: how long it lives without being used, in seconds.
+        create_time: when it was made.
+        expire_time: when it goes if nobody uses it.
+    """
+
+    id: str
+    uid: str
+    model: str
+    batch_size: int | None
+    step_count: int
+    ttl_s: float
+    create_time: datetime
+    expire_time: datetime
+
+
+def info_from_proto(session: session_pb2.Session) -> SessionInfo:
+    """Unpacks a ``Session``."""
+    return SessionInfo(
+        id=session.name.removeprefix(SESSIONS_PREFIX),
+        uid=session.uid,
+        model=session.model,
+        batch_size=session.batch_size or None,
+        step_count=session.step_count,
+        ttl_s=session.ttl.ToNanoseconds() / 1e9,
+        create_time=session.create_time.ToDatetime(UTC),
+        expire_time=session.expire_time.ToDatetime(UTC),
+    )
+
+
+def session_name(session_id: str) -> str:
+    """``sessions/{id}``.
+
+    Raises:
+        FieldInvalidError: no id. Its letters are checked by the server.
+    """
+    if not isinstance(session_id, str) or not 0 < len(session_id) <= MAX_ID_CHARS:
+        raise FieldInvalidError(f"session_id: expected 1 to {MAX_ID_CHARS} characters; got {session_id!r}"[:300])
+    return SESSIONS_PREFIX + session_id

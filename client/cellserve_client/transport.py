@@ -1,0 +1,278 @@
+"""The way to the server: the channel, deadlines, retries, and grpc's errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from cellserve.errors import (
+    CellServeError,
+    DeadlineExceededError,
+    DrainingError,
+    FailedPreconditionError,
+    FieldInvalidError,
+    RunCancelledError,
+    UnavailableError,
+    from_rpc_error,
+)
+from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
+from cellserve_client.address import parse_address, unreachable
+from cellserve_client.retry import Retrier, RetryPolicy
+
+MIB = 1 << 20
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_MAX_MESSAGE_BYTES = 64 * MIB
+MAX_TIMEOUT_S = 7 * 86400.0
+KEEPALIVE_TIME_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+CONNECT_TIMEOUT_MS = 5_000
+FIRST_RECONNECT_MS = 50
+LONGEST_RECONNECT_MS = 2_000
+# After these an attempt may have been applied without our knowing.
+AMBIGUOUS_CODES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """Until when a call may take, retries and waits for a turn included.
+
+    Attributes:
+        at: on ``clock``, in seconds.
+        timeout_s: the whole time that the call was given.
+        clock: what tells the time.
+    """
+
+    at: float
+    timeout_s: float
+    clock: Callable[[], float]
+
+    def remaining_s(self) -> float:
+        """The seconds that are left; not above 0 when it is over."""
+        return self.at - self.clock()
+
+
+@dataclass
+class Attempts:
+    """What became of a request's attempts: ``ambiguous`` once one may have been applied though no answer came."""
+
+    ambiguous: bool = False
+
+    def failed(self, error: CellServeError) -> None:
+        """Notes how an attempt ended. A server that is draining has not begun."""
+        if error.code in AMBIGUOUS_CODES and not isinstance(error, DrainingError):
+            self.ambiguous = True
+
+
+class Transport:
+    """One connection. It belongs to one event loop, that of its first request, and to one process.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: how long a call may take when it does not say, in seconds.
+        policy: how failed requests are repeated.
+        max_message_bytes: the largest answer that is taken.
+        clock, sleep, randomness: handed in for tests.
+
+    Raises:
+        FieldInvalidError: the address or a number is not of its form.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        policy: RetryPolicy | None = None,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        randomness: random.Random | None = None,
+    ) -> None:
+        self.address = parse_address(address)
+        self.timeout_s = _checked_timeout(timeout_s)
+        if max_message_bytes < 1024:
+            raise FieldInvalidError(f"max_message_bytes: expected at least 1024; got {max_message_bytes}")
+        self.max_message_bytes = max_message_bytes
+        self._retrier = Retrier(policy or RetryPolicy(), randomness or random.Random())
+        self._clock = clock
+        self._sleep = sleep
+        self._process_id = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._recurrent: Any = None
+        self._models: Any = None
+        self._closed = False
+
+    @property
+    def recurrent(self) -> Any:
+        """The stub of RecurrentService. To be used in a coroutine."""
+        self._open_channel()
+        return self._recurrent
+
+    @property
+    def models(self) -> Any:
+        """The stub of ModelService. To be used in a coroutine."""
+        self._open_channel()
+        return self._models
+
+    def deadline(self, timeout_s: float | None) -> Deadline:
+        """The deadline of a call that begins now; None: the connection's timeout.
+
+        Raises:
+            FieldInvalidError: the timeout is not a number of seconds above 0.
+        """
+        timeout_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        return Deadline(self._clock() + timeout_s, timeout_s, self._clock)
+
+    async def invoke(
+        self,
+        method: Callable[..., Awaitable[Any]],
+        request: Message | Callable[[], Iterable[Message]],
+        deadline: Deadline,
+        attempts: Attempts | None = None,
+    ) -> Any:
+        """Sends a request until it is answered, is not worth repeating, or its time is over.
+
+        Args:
+            method: of a stub.
+            request: the message, or for a client-streaming method what makes its messages anew for every attempt.
+            deadline: of all attempts together.
+            attempts: where to note whether an attempt may have been applied without an answer.
+
+        Returns:
+            The method's response message.
+
+        Raises:
+            CellServeError: what the server said, or why it could not be reached.
+        """
+        attempts = attempts or Attempts()
+        number = 0
+        while True:
+            number += 1
+            try:
+                return await self._send_once(method, request, deadline)
+            except CellServeError as error:
+                attempts.failed(error)
+                delay_s = self._retrier.delay_s(error, number, deadline.remaining_s())
+                if delay_s is None:
+                    raise
+            except asyncio.CancelledError:
+                attempts.ambiguous = True
+                if self._closed and not _is_being_cancelled():
+                    raise RunCancelledError("the connection was closed while the request was under way") from None
+                raise
+            await self._sleep(delay_s)
+
+    async def _send_once(
+        self,
+        method: Callable[..., Awaitable[Any]],
+        request: Message | Callable[[], Iterable[Message]],
+        deadline: Deadline,
+    ) -> Any:
+        self._require_open()
+        remaining_s = deadline.remaining_s()
+        if remaining_s <= 0:
+            raise self._too_late(deadline)
+        try:
+            response = await method(request() if callable(request) else request, timeout=remaining_s)
+        except grpc.aio.AioRpcError as rpc_error:
+            raise self._error_of(rpc_error, deadline) from rpc_error
+        self._retrier.succeeded()
+        return response
+
+    def _error_of(self, rpc_error: grpc.aio.AioRpcError, deadline: Deadline) -> CellServeError:
+        error = from_rpc_error(rpc_error)
+        if type(error) is UnavailableError and error.retry_after_s is None:
+            return unreachable(self.address, error.message, self._retrier.was_reached)
+        if isinstance(error, DeadlineExceededError):
+            # grpc's own words, of which there are several; a server that was in time to refuse has better ones.
+            return self._too_late(deadline) if "Deadline Exceeded" in error.message else error
+        self._retrier.reached()
+        return error
+
+    def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
+        return DeadlineExceededError(
+            f"no answer from {self.address.target} within {deadline.timeout_s:g} s",
+            metadata={"timeout_s": f"{deadline.timeout_s:g}"},
+        )
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise FailedPreconditionError("this connection is closed; make another one with connect(...)")
+        require_process(self._process_id)
+
+    def _open_channel(self) -> None:
+        self._require_open()
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._channel = grpc.aio.insecure_channel(self.address.target, options=self._channel_options())
+            # The generated stubs carry no types.
+            self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(self._channel)
+            self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        elif self._loop is not loop:
+            raise FailedPreconditionError(
+                "this connection belongs to another event loop; call connect(...) again in this one"
+            )
+
+    def _channel_options(self) -> list[tuple[str, str | int]]:
+        options: list[tuple[str, str | int]] = [
+            ("grpc.primary_user_agent", "cellserve-client"),
+            ("grpc.max_send_message_length", -1),  # The server's limit counts; its answer says what it is.
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+            ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # How long one attempt to connect may take.
+            ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
+            ("grpc.enable_retries", 0),  # Retries are ours: they have a budget and keep their run ids.
+        ]
+        if self.address.is_loopback:
+            options.append(("grpc.enable_http_proxy", 0))  # A proxy cannot reach this machine's own addresses.
+        return options
+
+    async def close(self) -> None:
+        """Closes the connection; requests under way are cancelled. Again: nothing happens."""
+        self._closed = True
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+def require_process(process_id: int) -> None:
+    """Raises ``FailedPreconditionError`` in another process than this one: its threads and sockets were not forked."""
+    if os.getpid() != process_id:
+        raise FailedPreconditionError(
+            f"this connection was made in process {process_id} and does not work in its fork {os.getpid()}; "
+            "call connect(...) after the fork"
+        )
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise FieldInvalidError(f"timeout_s: expected seconds above 0, at most {MAX_TIMEOUT_S:g}; got {timeout_s!r}")
+    return float(timeout_s)
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancelled the running task, in contrast to the request under it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

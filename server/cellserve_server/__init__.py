@@ -1,0 +1,1 @@
+"""The server of CellServe: sessions of recurrent models over gRPC."""

@@ -1,0 +1,334 @@
+"""The server as a whole: start, drain and stop, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import platform
+import random
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cellserve.errors import CellServeError, UnavailableError
+from cellserve.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+    recurrent_service_pb2,
+    recurrent_service_pb2_grpc,
+)
+from cellserve_server.config import ServerConfig
+from cellserve_server.engine import draining_error
+from cellserve_server.http.metrics_page import MetricsPage
+from cellserve_server.interceptors import RpcInterceptor
+from cellserve_server.metrics import Metrics
+from cellserve_server.model_service import ModelService
+from cellserve_server.models import ModelRepository
+from cellserve_server.operations import SessionOperations
+from cellserve_server.requests import RequestMemory
+from cellserve_server.service import RecurrentService
+from cellserve_server.streams import Streams
+
+SERVICES = (
+    recurrent_service_pb2.DESCRIPTOR.services_by_name["RecurrentService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+LOADING_RETRY_S = 1.0
+# How often unused defined models are looked for at least and at most.
+SWEEP_MIN_S = 1.0
+SWEEP_MAX_S = 60.0
+# An RPC counts as over a moment before its last bytes are handed to the transport.
+LAST_BYTES_S = 0.5
+KEEPALIVE_S = 60
+PING_INTERVAL_MIN_S = 10
+
+
+class StartError(Exception):
+    """The server cannot start as it was told to; the message is for people and says what to change."""
+
+
+def steady_clock() -> Callable[[], float]:
+    """A clock of unix seconds that never goes back and never jumps: the real one's setting, then a monotonic one."""
+    offset = time.time() - time.monotonic()
+    return lambda: time.monotonic() + offset
+
+
+def random_ids() -> Callable[[], str]:
+    """Makes a maker of ids: 24 hexadecimal digits, random, not secret."""
+    # Seeded by the system once: asking it for each of a million sessions is what would take longest.
+    generator = random.Random(secrets.randbits(256))
+    return lambda: f"{generator.getrandbits(96):024x}"
+
+
+class App:
+    """A server in this process. Everything runs on the event loop that starts it, but for computing and loading.
+
+    Use it as ``async with App(config) as app``, or call ``start`` and ``stop``.
+
+    Args:
+        config: the settings.
+        clock: unix seconds, never going back; what expires, expires by it. None: ``steady_clock()``.
+        new_id: makes ids of sessions, lives and incidents; None: random ones.
+
+    Attributes:
+        metrics, models, operations, engine, streams, interceptor: the parts, for who runs a server within a program.
+        failed: set when the engine has died of a bug: the server is of no more use.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        clock: Callable[[], float] | None = None,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
+        clock = clock or steady_clock()
+        new_id = new_id or random_ids()
+        self.metrics = Metrics()
+        self.models = ModelRepository(Path(config.models), config, clock)
+        self.operations = SessionOperations(config, self.models, self.metrics, clock, new_id)
+        self.engine = self.operations.engine
+        self.failed = asyncio.Event()
+        self._config = config
+        self._clock = clock
+        self._new_id = new_id
+        self.streams = Streams(config, self.models, self.operations)
+        self.interceptor = RpcInterceptor(
+            self.metrics,
+            new_id,
+            self._refusal,
+            config.max_concurrent_rpcs,
+            config.queue_full_retry_ms / 1000,
+        )
+        self._health = health.aio.HealthServicer()
+        self._loading = True
+        self._draining = False
+        self._port = 0
+        self._page: MetricsPage | None = None
+        self._exit = contextlib.AsyncExitStack()
+        self._log = structlog.get_logger("cellserve.app")
+
+    @property
+    def port(self) -> int:
+        """The TCP port of the gRPC server; known once it is started."""
+        return self._port
+
+    @property
+    def address(self) -> str:
+        """``host:port`` of the gRPC server; known once it is started."""
+        return host_port(self._config.host, self._port)
+
+    @property
+    def http_port(self) -> int | None:
+        """The TCP port of the metrics page; None: it is turned off."""
+        return None if self._page is None else self._page.port
+
+    async def __aenter__(self) -> App:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # --- start -------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Binds, answers health checks with NOT_SERVING, loads the models, and serves.
+
+        Raises:
+            StartError: an address cannot be used, or the folder of models cannot be read.
+        """
+        require_private_or_insecure(self._config)
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        self.models.on_unload = self.operations.end_sessions_of
+        self.models.on_drop = self.engine.lanes.forget
+        self._watch()
+        self._start_page()
+        self._exit.callback(self.operations.stop)
+        self._exit.push_async_callback(self.engine.stop)
+        self.engine.start().add_done_callback(self._note_engine_end)
+        server = self._make_server()
+        self._exit.push_async_callback(server.stop, LAST_BYTES_S)
+        self._exit.push_async_callback(self._health.enter_graceful_shutdown)
+        await self._set_health(False)
+        await server.start()
+        try:
+            await asyncio.to_thread(self.models.load_all)
+        except OSError as error:
+            raise StartError(f"models: cannot read the folder {self._config.models}: {error.strerror}") from error
+        self._loading = False
+        sweeper = asyncio.create_task(self._sweep_models(), name="cellserve-sweeper")
+        self._exit.callback(sweeper.cancel)
+        await self._set_health(True)
+        self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
+
+    def _make_server(self) -> grpc.aio.Server:
+        config = self._config
+        server = grpc.aio.server(interceptors=[self.interceptor], options=_server_options(config))
+        requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
+        recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
+            RecurrentService(config, self.models, self.operations, self.streams, requests, self._new_id), server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(config, self.models), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
+        )
+        try:
+            self._port = server.add_insecure_port(host_port(config.host, config.port))
+        except RuntimeError as error:
+            raise _bind_error("port", config.host, config.port) from error
+        return server
+
+    def _start_page(self) -> None:
+        host, port = self._config.http_host, self._config.http_port
+        if port == -1:
+            return
+        try:
+            self._page = MetricsPage(self.metrics.registry, host, port)
+        except (OSError, OverflowError) as error:
+            if self._config.port != 0:
+                raise _bind_error("http_port", host, port) from error
+            # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
+            self._page = MetricsPage(self.metrics.registry, host, 0)
+            self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
+        self._exit.push_async_callback(asyncio.to_thread, self._page.close)
+        self._log.info("metrics_page", url=f"http://{host_port(host, self._page.port)}/metrics")
+
+    def _watch(self) -> None:
+        self.metrics.watch(streams=lambda: len(self.streams))
+        self.metrics.watch_models(self.models.count_by_state)
+        self.metrics.build_info(
+            {
+                "version": version("cellserve-server"),
+                "python": platform.python_version(),
+                "grpc": grpc.__version__,
+                "numpy": version("numpy"),
+            }
+        )
+
+    async def _set_health(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", *SERVICES):
+            await self._health.set(service, status)
+
+    # --- while it serves ---------------------------------------------------------------------------------------------
+
+    def _refusal(self) -> CellServeError | None:
+        """What new RPCs are told; None: they may begin."""
+        if self._draining:
+            return draining_error()
+        if self._loading:
+            return UnavailableError("the server is still loading its models", retry_after_s=LOADING_RETRY_S)
+        return None
+
+    def _note_engine_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._log.critical("engine_died", exc_info=task.exception())
+            self.failed.set()
+
+    async def _sweep_models(self) -> None:
+        while True:
+            due = self.models.sweep()
+            wait_s = SWEEP_MAX_S if due is None else due - self._clock()
+            await asyncio.sleep(min(max(wait_s, SWEEP_MIN_S), SWEEP_MAX_S))
+
+    # --- stop --------------------------------------------------------------------------------------------------------
+
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Takes no new work, tells the streams, and lets what is under way finish.
+
+        Args:
+            timeout_s: how long; what is not done by then fails with DRAINING. None: the setting's.
+        """
+        timeout_s = self._config.drain_timeout_s if timeout_s is None else timeout_s
+        started = time.monotonic()
+        self._draining = True
+        self._log.info("draining", rpcs=self.interceptor.active, runs=self.engine.queued_runs, timeout_s=timeout_s)
+        await self._health.enter_graceful_shutdown()
+        self.streams.tell_draining(timeout_s)
+        await self.engine.drain(timeout_s)
+        self.streams.finish()
+        left_s = max(timeout_s - (time.monotonic() - started), 0.0)
+        try:
+            await asyncio.wait_for(self.interceptor.wait_idle(), left_s)
+        except TimeoutError:
+            self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
+        self._log.info("drained", seconds=round(time.monotonic() - started, 3))
+
+    async def stop(self) -> None:
+        """Stops everything that was started, the last first. RPCs that are under way are cancelled."""
+        self._draining = True
+        await self._exit.aclose()
+
+
+def host_port(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def require_private_or_insecure(config: ServerConfig) -> None:
+    """Refuses to listen without TLS where other machines may reach it, unless that was asked for.
+
+    Raises:
+        StartError: naming the setting and the flag.
+    """
+    pages = [("http_host", config.http_host)] if config.http_port != -1 else []
+    for setting, host in (("host", config.host), *pages):
+        if not config.insecure and not _is_loopback(host):
+            raise StartError(
+                f"{setting}: {host!r} is reached by other machines and there is no TLS; "
+                "use 127.0.0.1, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # A name: it may mean any address, now or later.
+
+
+def _bind_error(setting: str, host: str, port: int) -> StartError:
+    """Finds out why an address cannot be listened on: grpc does not say."""
+    reason = "the address cannot be used"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    return StartError(f"{setting}: cannot listen on {host_port(host, port)}: {reason}")
+
+
+def _server_options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        # Two servers that share a port by accident would each get half of the sessions.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_send_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_concurrent_rpcs),
+        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_S * 1000),
+    ]

@@ -1,0 +1,111 @@
+"""``cellserve serve``: every setting of the server is a flag and an environment variable."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from cellserve_server import logs
+from cellserve_server.config import ServerConfig
+
+USAGE_ERROR = 2
+FAILED = 1
+ENVIRONMENT_PREFIX = "CELLSERVE_"
+
+
+def serve(arguments: Sequence[str]) -> int:
+    """Serve the recurrent models of a folder, and those that clients define.
+
+    Returns the exit code: 0 after a drain, 1 when the server cannot start, has failed, or was told twice to stop, 2 for
+    a setting that cannot be.
+    """
+    try:
+        with _command().make_context("cellserve serve", list(arguments)) as context:
+            config = ServerConfig(**context.params)
+        logs.configure(config.log_level, config.log_format)
+    except click.exceptions.Exit as done:  # --help was answered.
+        return done.exit_code
+    except click.ClickException as error:
+        return _usage_error(error.format_message())
+    except ValueError as error:
+        return _usage_error(str(error))
+    return _run(config)
+
+
+def _usage_error(message: str) -> int:
+    print(f"cellserve serve: {message}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _command() -> click.Command:
+    help_text = (serve.__doc__ or "").partition("\n")[0]
+    epilog = f"Every option is also an environment variable: --max-sessions is {ENVIRONMENT_PREFIX}MAX_SESSIONS."
+    return click.Command(
+        "serve", params=[_option(field) for field in fields(ServerConfig)], help=help_text, epilog=epilog
+    )
+
+
+def _option(field: Any) -> click.Option:
+    flag = "--" + field.name.replace("_", "-")
+    is_switch = isinstance(field.default, bool)
+    return click.Option(
+        [f"{flag}/--no-{flag[2:]}" if is_switch else flag],
+        type=bool if is_switch else type(field.default),
+        default=field.default,
+        show_default=True,
+        envvar=ENVIRONMENT_PREFIX + field.name.upper(),
+        help=field.metadata["help"],
+    )
+
+
+def _run(config: ServerConfig) -> int:
+    # Before grpc and numpy are imported, which read these then.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # Its own lines on a port in use say less than ours.
+    for library in ("OPENBLAS", "MKL", "OMP"):
+        # A tick's products are small: a second thread costs more than it brings.
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: ServerConfig) -> int:
+    from cellserve_server.app import App, StartError
+
+    stop, force = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: force.set() if stop.is_set() else stop.set())
+    app = App(config)
+    try:
+        if await _first(app.start(), stop.wait()) == 1:
+            return 0  # Told to stop while it started.
+        print(f"cellserve listening on {app.address}", flush=True)
+        if await _first(stop.wait(), app.failed.wait()) == 1:
+            return FAILED
+        return 0 if await _first(app.drain(), force.wait()) == 0 else FAILED
+    except StartError as error:
+        print(f"cellserve serve: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        await app.stop()
+
+
+async def _first(*awaitables: Any) -> int:
+    """Which of them is done first, by its place; the others are cancelled. Raises what the first one raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    place = next(index for index, task in enumerate(tasks) if task.done())
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    tasks[place].result()
+    return place

@@ -1,0 +1,1 @@
+"""Pages over HTTP beside the gRPC port: the metrics page."""

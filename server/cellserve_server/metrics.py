@@ -1,0 +1,196 @@
+"""Everything that the server counts, on a registry of its own: two servers in one process do not mix.
+
+The ``grpc_server_*`` metrics have the names and labels of go-grpc-prometheus, which dashboards know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+OUTCOMES = ("ok", "error", "cancelled", "deadline")
+RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
+# Beyond so many names of models the rest share one label, so that loading and unloading cannot grow it for ever.
+MAX_MODEL_LABELS = 1000
+OTHER_MODELS = "other"
+RPC_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+TICK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+TICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+
+@dataclass(frozen=True)
+class _ModelMetrics:
+    """One model's children: looking labels up costs more than counting."""
+
+    steps: Counter
+    replays: Counter
+    ticks: Counter
+    tick_rows: Histogram
+    tick_seconds: Histogram
+    runs: dict[str, Counter]
+
+
+class RpcMetrics:
+    """One RPC method's children."""
+
+    def __init__(self, metrics: Metrics, grpc_type: str, service: str, method: str) -> None:
+        labels = (grpc_type, service, method)
+        self.started = metrics.rpc_started.labels(*labels)
+        self.received = metrics.rpc_received.labels(*labels)
+        self.sent = metrics.rpc_sent.labels(*labels)
+        self.seconds = metrics.rpc_seconds.labels(*labels)
+        self._labels = labels
+        self._handled = metrics.rpc_handled
+        self._by_code: dict[str, Counter] = {}
+
+    def handled(self, code: str, seconds: float) -> None:
+        """An RPC ended with this code, so long after it began."""
+        child = self._by_code.get(code)
+        if child is None:
+            child = self._by_code[code] = self._handled.labels(*self._labels, code)
+        child.inc()
+        self.seconds.observe(seconds)
+
+
+class _CountsByLabel(Collector):
+    """A gauge with one label whose values are asked for when they are wanted."""
+
+    def __init__(self, name: str, documentation: str, label: str, count: Callable[[], Mapping[str, int]]) -> None:
+        self._name, self._documentation, self._label, self._count = name, documentation, label, count
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        family = GaugeMetricFamily(self._name, self._documentation, labels=[self._label])
+        for value, number in self._count().items():
+            family.add_metric([value], number)
+        return [family]
+
+
+class Metrics:
+    """The server's metrics. Told from the event loop; read by the thread of the metrics page."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._models: dict[str, _ModelMetrics] = {}
+        self._make_rpc_metrics()
+        self._make_engine_metrics()
+        self._make_session_metrics()
+
+    def _make_rpc_metrics(self) -> None:
+        registry = self.registry
+        self.rpc_started = Counter("grpc_server_started", "RPCs begun.", RPC_LABELS, registry=registry)
+        self.rpc_handled = Counter(
+            "grpc_server_handled", "RPCs ended, by code.", (*RPC_LABELS, "grpc_code"), registry=registry
+        )
+        self.rpc_received = Counter("grpc_server_msg_received", "Messages received.", RPC_LABELS, registry=registry)
+        self.rpc_sent = Counter("grpc_server_msg_sent", "Messages sent.", RPC_LABELS, registry=registry)
+        self.rpc_seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from an RPC's begin to its end.",
+            RPC_LABELS,
+            registry=registry,
+            buckets=RPC_SECONDS,
+        )
+
+    def _make_engine_metrics(self) -> None:
+        registry, model = self.registry, ("model",)
+        self._steps = Counter("cellserve_steps", "Steps applied; repeats apart.", model, registry=registry)
+        self._replays = Counter("cellserve_replays", "Repeated runs answered again.", model, registry=registry)
+        self._ticks = Counter("cellserve_ticks", "Passes of the engine.", model, registry=registry)
+        self._tick_rows = Histogram(
+            "cellserve_tick_rows", "Rows that a tick stepped.", model, registry=registry, buckets=TICK_ROWS
+        )
+        self._tick_seconds = Histogram(
+            "cellserve_tick_seconds", "What a tick took.", model, registry=registry, buckets=TICK_SECONDS
+        )
+        self._runs = Counter("cellserve_runs", "Runs ended, by outcome.", ("model", "outcome"), registry=registry)
+        self._queue_runs = Gauge("cellserve_queue_runs", "Runs that wait or are under way.", registry=registry)
+        self._queue_bytes = Gauge("cellserve_queue_bytes", "Bytes of these runs.", registry=registry)
+
+    def _make_session_metrics(self) -> None:
+        registry = self.registry
+        self._sessions = Gauge("cellserve_sessions", "Open sessions.", registry=registry)
+        self._state_bytes = Gauge("cellserve_state_bytes", "Bytes of the sessions' states.", registry=registry)
+        self._created = Counter("cellserve_sessions_created", "Sessions made.", registry=registry)
+        self._ended = Counter("cellserve_sessions_ended", "Sessions ended, by reason.", ("reason",), registry=registry)
+        self._streams = Gauge("cellserve_streams", "Open streams.", registry=registry)
+
+    # --- what the server is --------------------------------------------------------------------------------------
+
+    def build_info(self, labels: Mapping[str, str]) -> None:
+        """States versions, as a gauge that is always 1."""
+        info = Gauge("cellserve_build_info", "What is running.", tuple(labels), registry=self.registry)
+        info.labels(*labels.values()).set(1)
+
+    def watch(
+        self,
+        *,
+        queue_runs: Callable[[], int] | None = None,
+        queue_bytes: Callable[[], int] | None = None,
+        sessions: Callable[[], int] | None = None,
+        state_bytes: Callable[[], int] | None = None,
+        streams: Callable[[], int] | None = None,
+    ) -> None:
+        """Says where gauges get their values from. Called by another thread: the functions read one number each."""
+        watched = (
+            (self._queue_runs, queue_runs),
+            (self._queue_bytes, queue_bytes),
+            (self._sessions, sessions),
+            (self._state_bytes, state_bytes),
+            (self._streams, streams),
+        )
+        for gauge, function in watched:
+            if function is not None:
+                gauge.set_function(function)
+
+    def watch_models(self, count_by_state: Callable[[], Mapping[str, int]]) -> None:
+        """Says where the number of models by state comes from. Called by another thread. Once only."""
+        self.registry.register(_CountsByLabel("cellserve_models", "Models, by state.", "state", count_by_state))
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def tick(self, model: str, rows: int, seconds: float) -> None:
+        """The engine passed once over so many rows of a model."""
+        children = self._of(model)
+        children.ticks.inc()
+        children.tick_rows.observe(rows)
+        children.tick_seconds.observe(seconds)
+
+    def steps(self, model: str, count: int) -> None:
+        """So many steps of a model were applied."""
+        self._of(model).steps.inc(count)
+
+    def replay(self, model: str) -> None:
+        """A repeated run was answered again."""
+        self._of(model).replays.inc()
+
+    def run_done(self, model: str, outcome: str) -> None:
+        """A run ended: ``ok``, ``error``, ``cancelled`` or ``deadline``."""
+        self._of(model).runs[outcome].inc()
+
+    def session_created(self) -> None:
+        """A session was made."""
+        self._created.inc()
+
+    def session_ended(self, reason: str) -> None:
+        """A session ended: ``expired``, ``deleted``, ``unloaded``."""
+        self._ended.labels(reason).inc()
+
+    def _of(self, model: str) -> _ModelMetrics:
+        children = self._models.get(model)
+        if children is not None:
+            return children
+        if len(self._models) >= MAX_MODEL_LABELS and model != OTHER_MODELS:
+            return self._of(OTHER_MODELS)
+        children = self._models[model] = _ModelMetrics(
+            steps=self._steps.labels(model),
+            replays=self._replays.labels(model),
+            ticks=self._ticks.labels(model),
+            tick_rows=self._tick_rows.labels(model),
+            tick_seconds=self._tick_seconds.labels(model),
+            runs={outcome: self._runs.labels(model, outcome) for outcome in OUTCOMES},
+        )
+        return children

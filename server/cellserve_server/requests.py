@@ -1,0 +1,116 @@
+"""The memory of request_ids (AIP-155): a request that is repeated is not done again but gets the first answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from cellserve.errors import FieldInvalidError, QuotaExceededError
+
+MAX_REQUEST_ID_CHARS = 128
+
+Answer = TypeVar("Answer")
+_Key: TypeAlias = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Done:
+    fingerprint: bytes
+    answer: object
+    forget_at: float
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    fingerprint: bytes
+    task: asyncio.Task[Any]
+
+
+class RequestMemory:
+    """Answers by (tenant, request_id), for a time and up to a number; then the oldest is forgotten first.
+
+    Args:
+        max_requests: how many are remembered, those under way among them.
+        remember_s: how long, in seconds from the answer.
+        clock: seconds, never going back by much.
+    """
+
+    def __init__(self, max_requests: int, remember_s: float, clock: Callable[[], float]) -> None:
+        self._max_requests = max_requests
+        self._remember_s = remember_s
+        self._clock = clock
+        self._done: OrderedDict[_Key, _Done] = OrderedDict()  # in the order of forget_at
+        self._under_way: dict[_Key, _UnderWay] = {}
+
+    def __len__(self) -> int:
+        return len(self._done) + len(self._under_way)
+
+    async def once(
+        self, tenant: str, request_id: str, fingerprint: bytes, do: Callable[[], Coroutine[Any, Any, Answer]]
+    ) -> Answer:
+        """Does a request, or gives the answer that the same request got before.
+
+        The request is done to its end even when its caller goes away: the caller's retry then finds the answer. A
+        repeat that comes while the first is under way waits for it. An error is not remembered: a repeat tries again.
+
+        Args:
+            request_id: the client's; empty: the request is simply done.
+            fingerprint: equal for equal requests only.
+            do: does the request and returns its answer, which is handed out again as it is: nobody may change it.
+
+        Raises:
+            FieldInvalidError: the id is too long, or was another request's.
+            QuotaExceededError: as many requests as are remembered are under way.
+            CellServeError: what ``do`` raised.
+        """
+        if not request_id:
+            return await do()
+        if len(request_id) > MAX_REQUEST_ID_CHARS:
+            raise FieldInvalidError(
+                f"request_id: expected at most {MAX_REQUEST_ID_CHARS} characters; got {len(request_id)}"
+            )
+        self._forget_old()
+        key = (tenant, request_id)
+        known = self._done.get(key) or self._under_way.get(key)
+        if known is not None and known.fingerprint != fingerprint:
+            raise FieldInvalidError(
+                f"request_id: expected a new one for a new request; {request_id!r} was another request's",
+                metadata={"field": "request_id", "request_id": request_id},
+            )
+        if isinstance(known, _Done):
+            answer: Answer = known.answer  # type: ignore[assignment]
+            return answer
+        task = known.task if known is not None else self._begin(key, fingerprint, do)
+        # Shielded: one caller's going away must not take the request from those who wait for it too.
+        return await asyncio.shield(task)
+
+    def _begin(
+        self, key: _Key, fingerprint: bytes, do: Callable[[], Coroutine[Any, Any, Answer]]
+    ) -> asyncio.Task[Answer]:
+        if len(self._under_way) >= self._max_requests:
+            raise QuotaExceededError(
+                f"request_id: expected at most {self._max_requests} requests with one to be under way",
+                metadata={"quota": "max_remembered_requests", "limit": str(self._max_requests)},
+                retry_after_s=1.0,
+            )
+        task = asyncio.ensure_future(do())
+        self._under_way[key] = _UnderWay(fingerprint, task)
+        task.add_done_callback(lambda done: self._finish(key, done))
+        return task
+
+    def _finish(self, key: _Key, task: asyncio.Task[Any]) -> None:
+        fingerprint = self._under_way.pop(key).fingerprint
+        # Asking for the exception also tells asyncio that it was seen, should every caller have gone.
+        if task.cancelled() or task.exception() is not None:
+            return
+        while len(self._done) + len(self._under_way) >= self._max_requests and self._done:
+            self._done.popitem(last=False)
+        self._done[key] = _Done(fingerprint, task.result(), self._clock() + self._remember_s)
+
+    def _forget_old(self) -> None:
+        now = self._clock()
+        while self._done and next(iter(self._done.values())).forget_at <= now:
+            self._done.popitem(last=False)

@@ -1,0 +1,258 @@
+"""The servicer of RecurrentService: decodes, checks everything before it is queued, has the engine do it, encodes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from cellserve.errors import FieldInvalidError
+from cellserve.v1 import recurrent_service_pb2 as messages
+from cellserve.v1 import recurrent_service_pb2_grpc, session_pb2, stream_pb2
+from cellserve_server.config import ServerConfig
+from cellserve_server.decoding import state_leaves
+from cellserve_server.encoding import (
+    require_answer_fits,
+    sequence_message,
+    session_message,
+    state_message,
+    step_outputs,
+)
+from cellserve_server.fields import (
+    batch_size_of,
+    last_of_page_token,
+    page_size_of,
+    page_token_of,
+    require_steppable,
+    seconds_of,
+    session_id,
+    session_id_of,
+    shown,
+    step_number_of,
+)
+from cellserve_server.models import ModelRepository
+from cellserve_server.operations import SessionOperations
+from cellserve_server.requests import RequestMemory
+from cellserve_server.run_requests import (
+    run_of_call,
+    run_of_plain_sequence,
+    run_of_session_sequence,
+    run_of_step,
+)
+from cellserve_server.security import tenant_of
+from cellserve_server.sessions import Session, SessionKey
+from cellserve_server.streams import Streams
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Answer = TypeVar("Answer", bound=Message)
+
+
+class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
+    """RecurrentService.
+
+    Args:
+        config: the limits.
+        models: where models are found.
+        operations: the sessions and the engine.
+        streams: serves StreamSteps.
+        requests: the memory of request_ids.
+        new_id: makes the ids of sessions whose clients did not.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        models: ModelRepository,
+        operations: SessionOperations,
+        streams: Streams,
+        requests: RequestMemory,
+        new_id: Callable[[], str],
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._operations = operations
+        self._engine = operations.engine
+        self._streams = streams
+        self._requests = requests
+        self._new_id = new_id
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    async def Call(self, request: messages.CallRequest, context: Context) -> messages.CallResponse:
+        """One step without a session."""
+        model = self._models.resolve(tenant_of(context), request.model)
+        run = run_of_call(request, model, self._deadline_of(context), self._config)
+        result = await self._engine.execute(run)
+        return messages.CallResponse(
+            outputs=step_outputs(model, result, run.rows), state=state_message(model, result.leaves)
+        )
+
+    async def Step(self, request: messages.StepRequest, context: Context) -> messages.StepResponse:
+        """One step of a session."""
+        session = self._session_of(context, request.name, request.uid)
+        run = run_of_step(request, session, self._deadline_of(context), self._config)
+        result = await self._engine.execute(run)
+        return messages.StepResponse(
+            outputs=step_outputs(session.model, result, run.rows if session.batch_size else None),
+            step_count=result.step_count,
+            replayed=result.replayed,
+        )
+
+    async def RunSequence(self, request: messages.RunSequenceRequest, context: Context) -> messages.RunSequenceResponse:
+        """Many steps, of a session or from a state that comes along."""
+        if bool(request.session) == bool(request.model):
+            got = "both" if request.session else "neither"
+            raise FieldInvalidError(f"session, model: expected exactly one of the two; got {got}")
+        deadline = self._deadline_of(context)
+        if request.session:
+            session = self._session_of(context, request.session, request.uid, "session")
+            run = run_of_session_sequence(request, session, deadline, self._config)
+        else:
+            model = self._models.resolve(tenant_of(context), request.model)
+            run = run_of_plain_sequence(request, model, deadline, self._config)
+        result = await self._engine.execute(run)
+        return messages.RunSequenceResponse(
+            outputs=sequence_message(run.model, result),
+            state=state_message(run.model, result.leaves),
+            steps_applied=result.steps_applied,
+            step_count=result.step_count,
+            replayed=result.replayed,
+        )
+
+    async def StreamSteps(
+        self, request_iterator: AsyncIterator[stream_pb2.StreamStepsRequest], context: Context
+    ) -> None:
+        """Many steps of many sessions over one stream."""
+        await self._streams.serve(tenant_of(context), request_iterator, context.write)
+
+    # --- sessions ----------------------------------------------------------------------------------------------------
+
+    async def CreateSession(
+        self, request: messages.CreateSessionRequest, context: Context
+    ) -> messages.CreateSessionResponse:
+        """Makes a session."""
+        tenant = tenant_of(context)
+
+        async def create() -> messages.CreateSessionResponse:
+            id_ = session_id(request.session_id) if request.session_id else self._new_id()
+            asked = request.session
+            batch_size = batch_size_of(asked.batch_size, self._config, "session.batch_size")
+            ttl_s = None
+            if asked.HasField("ttl"):
+                ttl_s = seconds_of(asked.ttl, self._config.max_ttl_s, "session.ttl")
+            model = self._models.resolve(tenant, asked.model, "session.model")
+            require_steppable(model, "a session")
+            leaves = None
+            if asked.HasField("state"):
+                leaves = state_leaves(model, asked.state, max(batch_size, 1), "session.state")
+            session = self._operations.create(SessionKey(tenant, id_), model, batch_size, ttl_s, leaves)
+            return messages.CreateSessionResponse(session=session_message(session))
+
+        return await self._once(tenant, request, request.request_id, create)
+
+    async def GetSession(self, request: messages.GetSessionRequest, context: Context) -> messages.GetSessionResponse:
+        """Reads a session."""
+        if request.view not in session_pb2.SessionView.values():
+            raise FieldInvalidError(f"view: expected BASIC or FULL; got number {request.view}")
+        session = self._session_of(context, request.name, "")
+        with_state = request.view == session_pb2.SESSION_VIEW_FULL
+        if with_state:
+            require_answer_fits(
+                session.model,
+                rows=session.rows,
+                steps=0,
+                with_state=True,
+                config=self._config,
+                advice="ask for the basic view",
+            )
+        session, leaves = await self._operations.read(session.key, with_state)
+        return messages.GetSessionResponse(session=session_message(session, leaves))
+
+    async def ListSessions(
+        self, request: messages.ListSessionsRequest, context: Context
+    ) -> messages.ListSessionsResponse:
+        """Lists sessions."""
+        if request.model and not request.model.startswith("models/"):
+            raise FieldInvalidError(f"model: expected models/{{model}}; got {shown(request.model)}")
+        page_size = page_size_of(request.page_size)
+        after = last_of_page_token(request.page_token)
+        # One more than the page: whether there is a next one.
+        found, total = self._operations.sessions.list_after(tenant_of(context), after, page_size + 1, request.model)
+        page = found[:page_size]
+        return messages.ListSessionsResponse(
+            sessions=[session_message(session) for session in page],
+            next_page_token=page_token_of(page[-1].key.id) if len(found) > page_size else "",
+            total_size=total,
+        )
+
+    async def DeleteSession(
+        self, request: messages.DeleteSessionRequest, context: Context
+    ) -> messages.DeleteSessionResponse:
+        """Ends a session."""
+        key = self._key_of(context, request.name)
+
+        async def delete() -> messages.DeleteSessionResponse:
+            await self._operations.delete(key, request.uid)
+            return messages.DeleteSessionResponse()
+
+        return await self._once(key.tenant, request, request.request_id, delete)
+
+    async def ResetSession(
+        self, request: messages.ResetSessionRequest, context: Context
+    ) -> messages.ResetSessionResponse:
+        """Begins again from zeros."""
+        key = self._key_of(context, request.name)
+
+        async def reset() -> messages.ResetSessionResponse:
+            session = await self._operations.reset(key, request.uid)
+            return messages.ResetSessionResponse(session=session_message(session))
+
+        return await self._once(key.tenant, request, request.request_id, reset)
+
+    async def ForkSession(self, request: messages.ForkSessionRequest, context: Context) -> messages.ForkSessionResponse:
+        """Copies a session."""
+        key = self._key_of(context, request.name)
+
+        async def fork() -> messages.ForkSessionResponse:
+            id_ = session_id(request.session_id) if request.session_id else self._new_id()
+            session = await self._operations.fork(key, request.uid, SessionKey(key.tenant, id_))
+            return messages.ForkSessionResponse(session=session_message(session))
+
+        return await self._once(key.tenant, request, request.request_id, fork)
+
+    async def SetSessionState(
+        self, request: messages.SetSessionStateRequest, context: Context
+    ) -> messages.SetSessionStateResponse:
+        """Replaces a session's state."""
+        key = self._key_of(context, request.name)
+
+        async def set_state() -> messages.SetSessionStateResponse:
+            step_count = step_number_of(request.step_count, "step_count") if request.HasField("step_count") else None
+            session = self._operations.sessions.get(key, request.uid)
+            leaves = state_leaves(session.model, request.state, session.rows, "state")
+            session = await self._operations.set_state(key, request.uid, leaves, step_count)
+            return messages.SetSessionStateResponse(session=session_message(session))
+
+        return await self._once(key.tenant, request, request.request_id, set_state)
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _key_of(self, context: Context, name: str, field: str = "name") -> SessionKey:
+        return SessionKey(tenant_of(context), session_id_of(name, field))
+
+    def _session_of(self, context: Context, name: str, uid: str, field: str = "name") -> Session:
+        return self._operations.sessions.get(self._key_of(context, name, field), uid)
+
+    def _deadline_of(self, context: Context) -> float | None:
+        remaining_s = context.time_remaining()
+        return None if remaining_s is None else self._engine.clock() + remaining_s
+
+    async def _once(
+        self, tenant: str, request: Message, request_id: str, do: Callable[[], Coroutine[Any, Any, Answer]]
+    ) -> Answer:
+        fingerprint = hashlib.sha256(request.DESCRIPTOR.full_name.encode())
+        fingerprint.update(request.SerializeToString(deterministic=True))
+        return await self._requests.once(tenant, request_id, fingerprint.digest(), do)

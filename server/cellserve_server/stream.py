@@ -1,0 +1,308 @@
+"""StreamSteps: many steps of many sessions over one stream, answered in parts as ticks finish them.
+
+A reader takes the client's messages in and a writer sends what is ready; between them stand the answers that are due.
+Their number and bytes are bounded: beyond that the reader stops until the writer has sent one off, so a client that
+does not read is held back by HTTP/2 and costs no memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+
+from cellserve.errors import (
+    CellServeError,
+    DrainingError,
+    FieldInvalidError,
+    QueueFullError,
+    SessionNotFoundError,
+    status_of,
+)
+from cellserve.tensors import Array
+from cellserve.v1 import stream_pb2
+from cellserve_server.config import ServerConfig
+from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES, duration_of
+from cellserve_server.engine import draining_error
+from cellserve_server.operations import SessionOperations
+from cellserve_server.runs import Run
+from cellserve_server.sessions import Session, SessionKey
+from cellserve_server.stream_answers import Answer, Outgoing, PendingSteps
+from cellserve_server.stream_groups import Group, Groups
+
+DELETIONS_PER_TURN = 256
+
+Response = stream_pb2.StreamStepsResponse
+
+
+class StepStream:
+    """One stream.
+
+    Args:
+        config: the limits.
+        operations: the sessions and the engine.
+        groups: the stream's groups.
+        write: sends a message; returns when the transport has taken it.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        operations: SessionOperations,
+        groups: Groups,
+        write: Callable[[Response], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._operations = operations
+        self._engine = operations.engine
+        self._groups = groups
+        self._write = write
+        self._notices: deque[Response] = deque()  # the drain notice: one at most
+        self._outbox: deque[Outgoing] = deque()  # answers with something to send
+        self._pending: dict[tuple[int, int], PendingSteps] = {}  # by (group, seq), for Cancel
+        self._due: set[Outgoing] = set()  # answers that are not sent to their end
+        self._due_bytes = 0
+        self._deletions: set[asyncio.Task[None]] = set()
+        self._bug: BaseException | None = None
+        self._opening = False
+        self._finishing = False
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+
+    @property
+    def unanswered(self) -> int:
+        """Messages whose answers were not sent to their end."""
+        return len(self._due)
+
+    async def serve(self, requests: AsyncIterator[stream_pb2.StreamStepsRequest]) -> None:
+        """Reads and answers until the client has ended its side and has its answers."""
+        reader = asyncio.ensure_future(self._read(requests))
+        reader.add_done_callback(lambda _: self._wake.set())
+        try:
+            await self._send(reader)
+        finally:
+            reader.cancel()
+            # Nobody waits for these answers any more; what has begun is done to its end, sessions stay.
+            for answer in self._due:
+                if isinstance(answer, PendingSteps):
+                    answer.cancel(None)
+            await asyncio.gather(reader, *self._deletions, return_exceptions=True)
+
+    def tell_draining(self, grace_s: float) -> None:
+        """Has the client told, before anything else that waits to be sent."""
+        notice = stream_pb2.Draining(whole_stream=True, grace=duration_of(grace_s))
+        self._notices.append(Response(draining=notice))
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Has the stream end once its answers were sent; nothing more is read."""
+        self._finishing = True
+        self._wake.set()
+
+    # --- out -----------------------------------------------------------------------------------------------------
+
+    async def _send(self, reader: asyncio.Future[None]) -> None:
+        limit_bytes = self._config.max_message_bytes - ANSWER_OVERHEAD_BYTES
+        while True:
+            if self._bug is not None:
+                raise self._bug
+            if reader.done():
+                if not reader.cancelled():
+                    reader.result()  # Raises what ended it.
+            elif self._finishing and not self._opening:
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+            if self._notices:
+                await self._write(self._notices.popleft())
+            elif self._outbox:
+                await self._send_part(self._outbox.popleft(), limit_bytes)
+            elif self._due or self._opening or not (reader.done() or self._finishing):
+                # Everything that one tick finishes is noted before this goes on, and so goes out together.
+                self._wake.clear()
+                await self._wake.wait()
+            elif self._finishing:
+                raise draining_error()
+            else:
+                return
+
+    async def _send_part(self, answer: Outgoing, limit_bytes: int) -> None:
+        message, last = answer.take(limit_bytes)
+        if answer.ready and not last:
+            self._outbox.append(answer)  # Behind the others: one large answer does not hold them up.
+        await self._write(message)
+        if not last:
+            return
+        self._due.discard(answer)
+        self._due_bytes -= answer.size_bytes
+        if isinstance(answer, PendingSteps) and self._pending.get((answer.group, answer.seq)) is answer:
+            del self._pending[answer.group, answer.seq]
+        self._room.set()
+
+    def _owe(self, answer: Outgoing) -> None:
+        self._due.add(answer)
+        self._due_bytes += answer.size_bytes
+
+    def _mark_ready(self, answer: Outgoing) -> None:
+        self._outbox.append(answer)
+        self._wake.set()
+
+    def _answer(self, message: Response) -> None:
+        answer = Answer(message)
+        self._owe(answer)
+        self._mark_ready(answer)
+
+    # --- in ------------------------------------------------------------------------------------------------------
+
+    async def _read(self, requests: AsyncIterator[stream_pb2.StreamStepsRequest]) -> None:
+        async for request in requests:
+            match request.WhichOneof("kind"):
+                case "steps":
+                    self._take_steps(request.steps)
+                case "open":
+                    await self._take_open(request.open)
+                case "cancel":
+                    self._take_cancel(request.cancel)
+                case "close":
+                    self._take_close(request.close)
+                case _:
+                    raise FieldInvalidError("kind: expected open, steps, cancel or close; got an empty message")
+            while self._is_full():
+                self._room.clear()
+                await self._room.wait()
+
+    def _is_full(self) -> bool:
+        return len(self._due) >= self._config.stream_window_messages or (
+            self._due_bytes >= self._config.stream_window_bytes
+        )
+
+    async def _take_open(self, request: stream_pb2.Open) -> None:
+        self._opening = True  # It was read, so it is answered even when the server stops.
+        try:
+            opened = await self._groups.open(request)
+        except CellServeError as error:
+            opened = stream_pb2.Opened(seq=request.seq, group=request.group, status=status_of(error))
+        finally:
+            self._opening = False
+        self._answer(Response(opened=opened))
+
+    def _take_steps(self, request: stream_pb2.Steps) -> None:
+        try:
+            group = self._groups.get(request.group)
+            self._check_columns(request)
+            inputs = group.columns.split(request.inputs, len(request.handles))
+        except CellServeError as error:
+            stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=status_of(error))
+            self._answer(Response(stepped=stepped))
+            return
+        if not inputs:
+            self._answer(Response(stepped=stream_pb2.Stepped(seq=request.seq, group=request.group)))
+            return
+        size_bytes = len(inputs) * (group.columns.input_bytes + group.columns.output_bytes)
+        pending = PendingSteps(request.seq, request.group, group.columns, len(inputs), size_bytes, self._mark_ready)
+        self._owe(pending)
+        self._pending[request.group, request.seq] = pending
+        self._submit(group, request, inputs, pending)
+
+    def _check_columns(self, request: stream_pb2.Steps) -> None:
+        count = len(request.handles)
+        if count > self._config.max_queued_runs:
+            raise FieldInvalidError(
+                f"handles: expected at most {self._config.max_queued_runs} (max_queued_runs); got {count}",
+                metadata={"field": "handles", "limit": str(self._config.max_queued_runs)},
+            )
+        columns = (
+            ("expected_steps", request.expected_steps),
+            ("run_ids", request.run_ids),
+            ("timeouts_ms", request.timeouts_ms),
+        )
+        for field, column in columns:
+            if column and len(column) != count:
+                raise FieldInvalidError(
+                    f"{field}: expected none or {count}, one for each handle; got {len(column)}",
+                    metadata={"field": field},
+                )
+
+    def _submit(
+        self, group: Group, request: stream_pb2.Steps, inputs: Sequence[tuple[Array, ...]], pending: PendingSteps
+    ) -> None:
+        count = len(inputs)
+        handles = list(request.handles)
+        expected_steps = list(request.expected_steps) or [-1] * count
+        run_ids = list(request.run_ids) or [0] * count
+        timeouts_ms = list(request.timeouts_ms) or [0] * count
+        now = self._engine.clock()
+        for position in range(count):
+            try:
+                group.columns.check(inputs[position], position)
+                session, uid = self._session_of(group, handles[position])
+                run = Run(
+                    group.model,
+                    inputs[position],
+                    rows=group.rows,
+                    session=session,
+                    uid=uid,
+                    expected_step=_expected_step_of(expected_steps[position]),
+                    run_id=run_ids[position],
+                    deadline=now + timeouts_ms[position] / 1000 if timeouts_ms[position] else None,
+                )
+                run.on_done = partial(pending.finish, position)
+                pending.add(position, run)
+                self._engine.submit(run)
+            except (QueueFullError, DrainingError) as error:
+                # The others would be refused too; and were one not, it would overtake a step before it.
+                for rest in range(position, count):
+                    pending.fail(rest, error)
+                return
+            except CellServeError as error:
+                pending.fail(position, error)
+
+    def _session_of(self, group: Group, handle: int) -> tuple[Session, str]:
+        known = group.handles.get(handle)
+        if known is None:
+            raise FieldInvalidError(f"handles: expected one that was opened in the group; got {handle}")
+        key, uid = known
+        return self._operations.sessions.get(key, uid), uid
+
+    def _take_cancel(self, request: stream_pb2.Cancel) -> None:
+        # What is not known was answered already: the two have crossed.
+        pending = self._pending.get((request.group, request.seq))
+        if pending is not None:
+            pending.cancel(list(request.positions) or None)
+
+    def _take_close(self, request: stream_pb2.Close) -> None:
+        closed = stream_pb2.Closed(seq=request.seq, group=request.group)
+        try:
+            if request.delete_sessions and self._engine.draining:
+                raise draining_error()
+            sessions = self._groups.close(request)
+        except CellServeError as error:
+            closed.status.CopyFrom(status_of(error))
+            sessions = []
+        answer = Answer(Response(closed=closed))
+        self._owe(answer)
+        if not request.delete_sessions or not sessions:
+            self._mark_ready(answer)
+            return
+        task = asyncio.ensure_future(self._delete(sessions))
+        self._deletions.add(task)
+        task.add_done_callback(partial(self._note_deleted, answer))
+
+    def _note_deleted(self, answer: Outgoing, task: asyncio.Task[None]) -> None:
+        self._deletions.discard(task)
+        self._bug = None if task.cancelled() else task.exception()
+        self._mark_ready(answer)
+
+    async def _delete(self, sessions: Sequence[tuple[SessionKey, str]]) -> None:
+        for index, (key, uid) in enumerate(sessions):
+            with contextlib.suppress(SessionNotFoundError):  # Gone already, which is what was wanted.
+                await self._operations.delete(key, uid)
+            if index % DELETIONS_PER_TURN == DELETIONS_PER_TURN - 1:
+                await asyncio.sleep(0)
+
+
+def _expected_step_of(value: int) -> int | None:
+    if value < -1:
+        raise FieldInvalidError(f"expected_steps: expected -1 (not checked) or more; got {value}")
+    return None if value == -1 else value

@@ -1,0 +1,235 @@
+"""The groups of a stream: one model version and one batch size each, and sessions by handle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from google.rpc import error_details_pb2, status_pb2
+
+from cellserve.errors import (
+    DOMAIN,
+    CellServeError,
+    FieldInvalidError,
+    QuotaExceededError,
+    SessionExistsError,
+    status_of,
+)
+from cellserve.specs import array_spec_to_proto
+from cellserve.v1 import stream_pb2
+from cellserve_server.columns import StepColumns
+from cellserve_server.config import ServerConfig
+from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES
+from cellserve_server.fields import batch_size_of, require_steppable, seconds_of, session_id_of
+from cellserve_server.models import LoadedModel, ModelRepository
+from cellserve_server.operations import SessionOperations
+from cellserve_server.sessions import Session, SessionKey
+
+# What a name takes in an Opened at most: a uid and a step count, or an error cut to its reason.
+OPENED_BYTES_PER_NAME = 128
+# Names that are opened in one go: then the event loop gets its turn.
+NAMES_PER_TURN = 500
+
+
+class Group:
+    """One group.
+
+    Attributes:
+        model: the version that all its sessions are of.
+        batch_size: of all its sessions.
+        columns: how a step of many of them lies in bytes.
+        handles: the key and the life (uid) of the session under each handle.
+    """
+
+    def __init__(self, model: LoadedModel, asked_as: str, batch_size: int) -> None:
+        self.model = model
+        self.batch_size = batch_size
+        self.rows = max(batch_size, 1)
+        self.columns = StepColumns(model, self.rows)
+        self.handles: dict[int, tuple[SessionKey, str]] = {}
+        self._names = {asked_as, model.resource_name}
+
+    def require_same(self, model: str, batch_size: int) -> None:
+        """Refuses to add sessions of another model or batch size.
+
+        Raises:
+            FieldInvalidError: naming the field.
+        """
+        if model and model not in self._names:
+            raise FieldInvalidError(f"model: the group is of {self.model.resource_name}; got {model}")
+        if batch_size != self.batch_size:
+            raise FieldInvalidError(f"batch_size: the group's is {self.batch_size}; got {batch_size}")
+
+
+class Groups:
+    """All groups of a stream.
+
+    Args:
+        tenant: whose stream it is.
+        config: the limits.
+        models: where models are found.
+        operations: where sessions are made.
+    """
+
+    def __init__(
+        self, tenant: str, config: ServerConfig, models: ModelRepository, operations: SessionOperations
+    ) -> None:
+        self._tenant = tenant
+        self._config = config
+        self._models = models
+        self._operations = operations
+        self._groups: dict[int, Group] = {}
+        self._handles_in_use = 0
+
+    def get(self, number: int) -> Group:
+        """A group.
+
+        Raises:
+            FieldInvalidError: there is none of that number.
+        """
+        group = self._groups.get(number)
+        if group is None:
+            raise FieldInvalidError(
+                f"group: expected one that was opened on this stream; got {number}", metadata={"field": "group"}
+            )
+        return group
+
+    async def open(self, request: stream_pb2.Open) -> stream_pb2.Opened:
+        """Makes a group or adds to it. Errors of single names are in the answer; ticks go on meanwhile.
+
+        Raises:
+            CellServeError: the request is refused as a whole and nothing was opened.
+        """
+        self._check_columns(request)
+        ttl_s = seconds_of(request.ttl, self._config.max_ttl_s, "ttl") if request.HasField("ttl") else None
+        group = self._group_for(request)
+        opened = stream_pb2.Opened(
+            seq=request.seq,
+            group=request.group,
+            model=group.model.resource_name,
+            inputs=[array_spec_to_proto(spec) for spec in group.model.inputs],
+            outputs=[array_spec_to_proto(spec) for spec in group.model.outputs],
+        )
+        names, handles = list(request.names), list(request.handles)
+        uids, step_counts = [""] * len(names), [0] * len(names)
+        for start in range(0, len(names), NAMES_PER_TURN):
+            for position in range(start, min(start + NAMES_PER_TURN, len(names))):
+                try:
+                    session = self._open_one(group, request, names[position], handles[position], ttl_s)
+                except CellServeError as error:
+                    opened.errors.add(position=position, status=status_of(error))
+                else:
+                    uids[position], step_counts[position] = session.uid, session.step_count
+            await asyncio.sleep(0)
+        opened.uids.extend(uids)
+        opened.step_counts.extend(step_counts)
+        if opened.ByteSize() > self._config.max_message_bytes:
+            _shorten_errors(opened)
+        return opened
+
+    def close(self, request: stream_pb2.Close) -> list[tuple[SessionKey, str]]:
+        """Forgets handles, or the whole group, and gives the sessions that were under them.
+
+        Raises:
+            FieldInvalidError: an unknown group or handle; then nothing was closed.
+        """
+        group = self.get(request.group)
+        if not request.handles:
+            del self._groups[request.group]
+            self._handles_in_use -= len(group.handles)
+            return list(group.handles.values())
+        handles = dict.fromkeys(request.handles)
+        for handle in handles:
+            if handle not in group.handles:
+                raise FieldInvalidError(f"handles: {handle} is not in use in group {request.group}")
+        self._handles_in_use -= len(handles)
+        return [group.handles.pop(handle) for handle in handles]
+
+    def _check_columns(self, request: stream_pb2.Open) -> None:
+        names, handles = request.names, request.handles
+        most = max(1, (self._config.max_message_bytes - ANSWER_OVERHEAD_BYTES) // OPENED_BYTES_PER_NAME)
+        if len(names) > most:
+            raise FieldInvalidError(
+                f"names: expected at most {most} in one Open, so that its answer fits; got {len(names)}",
+                metadata={"field": "names", "limit": str(most)},
+            )
+        if len(handles) != len(names):
+            raise FieldInvalidError(f"handles: expected {len(names)}, one for each name; got {len(handles)}")
+        _require_distinct(names, "names")
+        _require_distinct(handles, "handles")
+        if self._handles_in_use + len(handles) > self._config.max_stream_handles:
+            raise QuotaExceededError(
+                f"handles: expected at most {self._config.max_stream_handles} on one stream (max_stream_handles); "
+                f"{self._handles_in_use} are in use and {len(handles)} more were asked for",
+                metadata={"quota": "max_stream_handles", "limit": str(self._config.max_stream_handles)},
+            )
+
+    def _group_for(self, request: stream_pb2.Open) -> Group:
+        batch_size = batch_size_of(request.batch_size, self._config, "batch_size")
+        group = self._groups.get(request.group)
+        if group is not None:
+            group.require_same(request.model, batch_size)
+            return group
+        if len(self._groups) >= self._config.max_stream_groups:
+            raise QuotaExceededError(
+                f"group: expected at most {self._config.max_stream_groups} on one stream (max_stream_groups)",
+                metadata={"quota": "max_stream_groups", "limit": str(self._config.max_stream_groups)},
+            )
+        model = self._models.resolve(self._tenant, request.model)
+        require_steppable(model, "a stream of steps")
+        group = Group(model, request.model, batch_size)
+        most = self._config.max_message_bytes - ANSWER_OVERHEAD_BYTES
+        if group.columns.output_bytes > most:
+            raise FieldInvalidError(
+                f"batch_size: a step's outputs would take {group.columns.output_bytes} bytes; expected at most {most} "
+                "(max_message_bytes): use a smaller batch size"
+            )
+        self._groups[request.group] = group
+        return group
+
+    def _open_one(self, group: Group, request: stream_pb2.Open, name: str, handle: int, ttl_s: float | None) -> Session:
+        key = SessionKey(self._tenant, session_id_of(name, "names"))
+        if handle in group.handles:
+            raise FieldInvalidError(f"handles: {handle} is in use in group {request.group} already")
+        session = self._find_or_make(group, key, request.create_if_missing, ttl_s)
+        if session.model is not group.model:
+            raise FieldInvalidError(
+                f"names: expected sessions of {group.model.resource_name}; {name} is of {session.model.resource_name}"
+            )
+        if session.batch_size != group.batch_size:
+            raise FieldInvalidError(
+                f"batch_size: {name} was made with {session.batch_size}; got {group.batch_size}",
+                metadata={"session": key.id, "batch_size": str(session.batch_size)},
+            )
+        group.handles[handle] = (key, session.uid)
+        self._handles_in_use += 1
+        return session
+
+    def _find_or_make(self, group: Group, key: SessionKey, create: bool, ttl_s: float | None) -> Session:
+        if not create:
+            return self._operations.sessions.get(key)
+        # In this order, because in bulk most of them are new.
+        try:
+            return self._operations.create(key, group.model, group.batch_size, ttl_s)
+        except SessionExistsError:
+            return self._operations.sessions.get(key)
+
+
+def _require_distinct(values: Sequence[object], field: str) -> None:
+    if len(set(values)) == len(values):
+        return
+    seen: set[object] = set()
+    for value in values:
+        if value in seen:
+            raise FieldInvalidError(f"{field}: expected each once; got {str(value)[:80]!r} twice")
+        seen.add(value)
+
+
+def _shorten_errors(opened: stream_pb2.Opened) -> None:
+    """Leaves code and reason of each error: so many of them do not fit into a message with their texts."""
+    info = error_details_pb2.ErrorInfo()
+    for error in opened.errors:
+        short = status_pb2.Status(code=error.status.code)
+        if error.status.details and error.status.details[0].Unpack(info):
+            short.details.add().Pack(error_details_pb2.ErrorInfo(reason=info.reason, domain=DOMAIN))
+        error.status.CopyFrom(short)

@@ -1,0 +1,68 @@
+"""All open streams of a server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+from cellserve.v1 import stream_pb2
+from cellserve_server.config import ServerConfig
+from cellserve_server.models import ModelRepository
+from cellserve_server.operations import SessionOperations
+from cellserve_server.stream import StepStream
+from cellserve_server.stream_groups import Groups
+
+
+class Streams:
+    """All open streams of a server.
+
+    Args:
+        config: the limits.
+        models: where models are found.
+        operations: the sessions and the engine.
+    """
+
+    def __init__(self, config: ServerConfig, models: ModelRepository, operations: SessionOperations) -> None:
+        self._config = config
+        self._models = models
+        self._operations = operations
+        self._open: set[StepStream] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[StepStream]:
+        return iter(list(self._open))
+
+    async def serve(
+        self,
+        tenant: str,
+        requests: AsyncIterator[stream_pb2.StreamStepsRequest],
+        write: Callable[[stream_pb2.StreamStepsResponse], Awaitable[None]],
+    ) -> None:
+        """Serves one stream to its end.
+
+        Args:
+            requests: the client's messages.
+            write: sends a message; returns when the transport has taken it.
+
+        Raises:
+            FieldInvalidError: a message of no kind that we know: it has no number under which it could be answered.
+            DrainingError: the server stops.
+        """
+        groups = Groups(tenant, self._config, self._models, self._operations)
+        stream = StepStream(self._config, self._operations, groups, write)
+        self._open.add(stream)
+        try:
+            await stream.serve(requests)
+        finally:
+            self._open.discard(stream)
+
+    def tell_draining(self, grace_s: float) -> None:
+        """Tells every client that the server is about to stop, and how long it waits for running steps."""
+        for stream in self:
+            stream.tell_draining(grace_s)
+
+    def finish(self) -> None:
+        """Ends every stream as soon as what is due on it was sent."""
+        for stream in self:
+            stream.finish()

@@ -1,0 +1,46 @@
+"""Fixtures that the tests share: servers in this process and as a process of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from cellserve_server.config import ServerConfig
+from tests.clocks import ManualClock
+from tests.servers import TEST_CONFIG, LoopThread, RunningApp, running_app, server_process
+
+
+@pytest.fixture(scope="session")
+def loop_thread() -> Iterator[LoopThread]:
+    """One event loop in a thread for all servers in this process: grpc does not like several."""
+    loop = LoopThread()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """The clock of ``server`` and of the servers of ``start_server``."""
+    return ManualClock()
+
+
+@pytest.fixture
+def start_server(loop_thread: LoopThread, clock: ManualClock) -> Iterator[Callable[[ServerConfig], RunningApp]]:
+    """Starts servers in this process with settings of the test's own; they end with the test."""
+    with ExitStack() as stack:
+        yield lambda config: stack.enter_context(running_app(loop_thread, config, clock))
+
+
+@pytest.fixture
+def server(start_server: Callable[[ServerConfig], RunningApp]) -> RunningApp:
+    """A server in this process, without models of its own, on a clock that only the test moves."""
+    return start_server(TEST_CONFIG)
+
+
+@pytest.fixture(scope="session")
+def server_address() -> Iterator[str]:
+    """The address of a server process that all tests of a run share: no models of its own, the real clock."""
+    with server_process() as server:
+        yield server.address

@@ -1,0 +1,265 @@
+"""Which module may import which: the rules of the house, read from the sources.
+
+The way of a request goes downward (command line, app, service, engine, scheduler, cells); nothing imports upward or
+in a circle, client and server meet in the contract alone, and each outside library is used in the places meant for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tools import ROOT
+
+PACKAGES = {
+    "cellserve": ROOT / "proto" / "cellserve",
+    "cellserve_server": ROOT / "server" / "cellserve_server",
+    "cellserve_client": ROOT / "client" / "cellserve_client",
+}
+LINEAR_ALGEBRA = {"dot", "vdot", "inner", "outer", "matmul", "einsum", "tensordot", "linalg", "matvec", "vecmat"}
+# Where the server meets grpc: the RPCs, what stands around them, start and stop, and the health probe.
+GRPC_MODULES = {"service", "model_service", "interceptors", "app", "healthcheck"}
+# From the top to the bottom; a module never imports one from a layer above its own. What is not listed is in between.
+LAYERS = [
+    {"cli"},
+    {"app"},
+    {"service", "model_service", "streams", "stream", "interceptors"},
+    {"engine", "operations"},
+    {"scheduler", "cells", "slab", "config"},
+]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import: the module's full name, and whether it happens when the importing module is loaded."""
+
+    module: str
+    at_load: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Python file of ours."""
+
+    name: str
+    tree: ast.Module
+
+    @property
+    def package(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def part(self) -> str:
+        """The module or subpackage right below the package: ``engine``, ``cells``; empty for the package itself."""
+        return self.name.removeprefix(self.package).removeprefix(".").partition(".")[0]
+
+
+def sources(package: str) -> list[Source]:
+    """The files of a package, without the generated ones."""
+    folder = PACKAGES[package]
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        if not path.stem.endswith(("_pb2", "_pb2_grpc")):
+            name = module_name(package, path.relative_to(folder))
+            found.append(Source(name, ast.parse(path.read_text(encoding="utf-8"), str(path))))
+    return found
+
+
+def module_name(package: str, path: Path) -> str:
+    return ".".join((package, *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {
+    module_name(package, path.relative_to(folder))
+    for package, folder in PACKAGES.items()
+    for path in folder.rglob("*.py")
+}
+
+
+def imports(source: Source) -> Iterator[Import]:
+    """The imports of a file but those for type checkers alone. Relative ones are an error of ruff's, not looked at."""
+    yield from _imports_in(source.tree.body, at_load=True)
+
+
+def _imports_in(nodes: Iterable[ast.AST], at_load: bool) -> Iterator[Import]:
+    for child in nodes:
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, at_load) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            # What is imported from a package of ours may be one of its modules; then it is the module that counts.
+            for alias in child.names:
+                full = f"{child.module}.{alias.name}"
+                yield Import(full if full in MODULES else child.module, at_load)
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from _imports_in(child.orelse, at_load)
+        else:
+            inside_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports_in(ast.iter_child_nodes(child), at_load and not inside_function)
+
+
+def top_level(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def part_of_server(module: str) -> str:
+    return module.removeprefix("cellserve_server.").partition(".")[0] if module.startswith("cellserve_server.") else ""
+
+
+ALL = [source for package in PACKAGES for source in sources(package)]
+SERVER = [source for source in ALL if source.package == "cellserve_server"]
+
+
+def test_the_packages_are_there() -> None:
+    assert {source.package for source in ALL} == set(PACKAGES)
+
+
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [
+        ("cellserve", {"cellserve_server", "cellserve_client"}),
+        ("cellserve_server", {"cellserve_client"}),
+        ("cellserve_client", {"cellserve_server"}),
+    ],
+)
+def test_client_and_server_depend_on_the_contract_alone(package: str, others: set[str]) -> None:
+    wrong = [
+        f"{source.name} imports {item.module}"
+        for source in sources(package)
+        for item in imports(source)
+        if top_level(item.module) in others
+    ]
+    assert not wrong
+
+
+def test_only_service_level_modules_import_grpc() -> None:
+    users = {
+        source.part
+        for source in SERVER
+        for item in imports(source)
+        if top_level(item.module) in {"grpc", "grpc_health", "grpc_reflection", "grpc_status"}
+    }
+    assert users <= GRPC_MODULES
+
+
+def test_the_scheduler_imports_the_standard_library_only() -> None:
+    (scheduler,) = (source for source in SERVER if source.part == "scheduler")
+    assert {top_level(item.module) for item in imports(scheduler)} <= sys.stdlib_module_names
+
+
+def linear_algebra(tree: ast.AST) -> list[str]:
+    """What a file does that belongs into ``cells/``: products of matrices and vectors."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.MatMult):
+            found.append(f"line {node.lineno}: @")
+        elif isinstance(node, ast.Attribute) and (
+            node.attr == "dot" or (node.attr in LINEAR_ALGEBRA and ast.unparse(node.value) in {"np", "numpy"})
+        ):
+            found.append(f"line {node.lineno}: {node.attr}")
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("numpy"):
+            found += [f"line {node.lineno}: {item.name}" for item in node.names if item.name in LINEAR_ALGEBRA]
+    return found
+
+
+def test_only_cells_does_linear_algebra() -> None:
+    outside = [source for source in ALL if not source.name.startswith("cellserve_server.cells")]
+    assert not {source.name: found for source in outside if (found := linear_algebra(source.tree))}
+
+
+def test_linear_algebra_is_found_where_it_is() -> None:
+    text = "a @ b\na @= b\nnp.dot(a, b)\na.dot(b)\nnp.linalg.norm(a)\nfrom numpy import einsum\na * b\nnp.add(a, b)"
+    assert len(linear_algebra(ast.parse(text))) == 6
+    cells = [source for source in SERVER if source.part == "cells"]
+    assert any(linear_algebra(source.tree) for source in cells)
+
+
+def test_no_module_imports_from_a_layer_above() -> None:
+    rank = {part: index for index, layer in enumerate(LAYERS) for part in layer}
+    wrong = [
+        f"{source.name} imports {item.module}"
+        for source in SERVER
+        for item in imports(source)
+        if rank.get(part_of_server(item.module), len(LAYERS)) < rank.get(source.part, len(LAYERS))
+        and source.part in rank
+    ]
+    assert not wrong
+
+
+def test_only_the_top_imports_the_service_and_the_app() -> None:
+    allowed = {
+        "app": {"cli"},
+        "service": {"app"},
+        "model_service": {"app"},
+        "streams": {"app", "service"},
+        "stream": {"streams"},
+    }
+    wrong = [
+        f"{source.name} imports {item.module}"
+        for source in SERVER
+        for item in imports(source)
+        if (imported := part_of_server(item.module)) in allowed and source.part not in {imported, *allowed[imported]}
+    ]
+    assert not wrong
+
+
+def test_the_clients_library_needs_no_more_than_it_declares() -> None:
+    declared = {"cellserve", "cellserve_client", "grpc", "google", "numpy"} | sys.stdlib_module_names
+    wrong = [
+        f"{source.name} imports {item.module}"
+        for source in sources("cellserve_client")
+        for item in imports(source)
+        if source.part not in {"cli", "load"} and top_level(item.module) not in declared
+    ]
+    assert not wrong, "only the command line and the load tester may use what the extra brings"
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """A circle in a graph, the first node repeated at the end; empty when there is none."""
+    done: set[str] = set()
+
+    def search(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for neighbour in sorted(graph[node]):
+            if found := search(neighbour, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := search(node, []))), [])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_imports_itself_in_a_circle(package: str) -> None:
+    names = {source.name for source in sources(package)}
+    graph = {
+        # A package's __init__ gathers its modules, which may import one another, but not it.
+        source.name: {item.module for item in imports(source) if item.at_load and item.module in names} - {source.name}
+        for source in sources(package)
+    }
+    assert circle(graph) == []
+
+
+def test_circles_are_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_imports_are_read_as_they_run() -> None:
+    text = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b\n"
+        "def f():\n    import c\nclass D:\n    from d import e\n"
+    )
+    found = set(imports(Source("x", ast.parse(text))))
+    assert found == {Import("typing", True), Import("b", True), Import("c", False), Import("d", True)}
+    assert set(imports(Source("x", ast.parse("from cellserve import cells, nothing")))) == {
+        Import("cellserve.cells", True),
+        Import("cellserve", True),
+    }

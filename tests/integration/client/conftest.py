@@ -1,0 +1,50 @@
+"""Fixtures of the tests of both clients: what connects, connects with the blocking one and with that for asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cellserve.tensors import Array
+from cellserve_client import Server, rnn
+from tests.clients import KINDS, Kind, client
+from tests.flaky_proxy import FlakyProxy, flaky_proxy
+from tests.integration.client.helpers import DEPTH, ROWS, STEPS, UNITS, Connect
+from tests.servers import LoopThread
+
+
+@pytest.fixture(params=KINDS)
+def connected(request: pytest.FixtureRequest, loop_thread: LoopThread) -> Iterator[Connect]:
+    """Connects either client; the connections end with the test."""
+    kind: Kind = request.param
+    with ExitStack() as stack:
+        yield lambda address, retry=None: stack.enter_context(client(kind, loop_thread, address, retry=retry))
+
+
+@pytest.fixture
+def remote(connected: Connect, server_address: str) -> Server:
+    """Connected to the server that all tests share."""
+    return connected(server_address)
+
+
+@pytest.fixture
+def lstm(remote: Server) -> Any:
+    """A cell on it."""
+    return remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+
+
+@pytest.fixture
+def frames() -> Array:
+    """Inputs ``[ROWS, STEPS, DEPTH]``."""
+    return np.random.default_rng(5).standard_normal((ROWS, STEPS, DEPTH)).astype(np.float32)
+
+
+@pytest.fixture
+def proxy(loop_thread: LoopThread, server_address: str) -> Iterator[FlakyProxy]:
+    """In front of the server that all tests share."""
+    with flaky_proxy(loop_thread, server_address) as made:
+        yield made

@@ -1,0 +1,231 @@
+"""The client's commands against a real server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cellserve_client import Server, connect, rnn
+from cellserve_client.cli.load import main as load
+from cellserve_client.cli.models import main as models
+from cellserve_client.cli.sessions import main as sessions
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"load": load, "models": models, "sessions": sessions}
+NOBODY = "localhost:1"
+
+
+@pytest.fixture
+def remote(server_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A connection to the server that all tests share, which is also the commands' default."""
+    monkeypatch.setenv("CELLSERVE_ADDRESS", server_address)
+    with connect(server_address) as server:
+        yield server
+
+
+@pytest.fixture
+def model(remote: Server) -> str:
+    """A model's name."""
+    info = remote.cell(rnn.BasicLSTMCell(4), seed=21, input_size=3).info
+    assert info is not None
+    return info.name
+
+
+def answer(capsys: pytest.CaptureFixture[str], command: str, *arguments: str) -> str:
+    """Runs a command that has to work and gives what it printed."""
+    code = COMMANDS[command](list(arguments))
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    return printed.out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], code: int, command: str, *arguments: str) -> str:
+    """Runs a command that has to fail with a code and gives what it says."""
+    assert COMMANDS[command](list(arguments)) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+def test_models_list(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    (line,) = [line for line in answer(capsys, "models", "list").splitlines() if model in line]
+    assert line.split()[1:5] == ["1", "READY", "128", "32"]
+    found = json.loads(answer(capsys, "models", "list", "--json"))
+    assert model in {item["name"] for item in found}
+
+
+def test_models_show(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    text = answer(capsys, "models", "show", model)
+    assert "LSTMStateTuple(c=4, h=4)" in text
+    assert "num_units: 4" in text
+    document = json.loads(answer(capsys, "models", "show", model, "--version", "1", "--json"))
+    assert document["resource_name"] == f"models/{model}/versions/1"
+    assert document["inputs"] == [{"name": "inputs", "data_type": "float32", "shape": [3], "labels": []}]
+    assert document["state_size"] == {"c": 4, "h": 4}
+    assert document["capabilities"] == ["STEP", "SESSION", "SEQUENCE"]
+    assert document["parameter_count"] == 128
+    assert document["defined"] is True
+
+
+def test_sessions(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
+    ids = ["cli-a", "cli-b", "cli-c"]
+    for id_ in ids:
+        remote.session(model, session_id=id_, batch_size=2).step(np.zeros((2, 3), np.float32))
+    text = answer(capsys, "sessions", "list", "--model", model)
+    assert [line.split()[0] for line in text.splitlines() if "cli-" in line] == ids
+    assert [item["id"] for item in json.loads(answer(capsys, "sessions", "list", "--model", model, "--json"))] == ids
+    assert COMMANDS["sessions"](["list", "--model", model, "--limit", "2", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert [item["id"] for item in json.loads(printed.out)] == ids[:2]
+    assert "there are more (--limit)" in printed.err
+    document = json.loads(answer(capsys, "sessions", "show", "cli-a", "--state", "--json"))
+    assert (document["id"], document["batch_size"], document["step_count"]) == ("cli-a", 2, 1)
+    assert np.shape(document["state"]) == (2, 2, 4)
+    assert "step count" in answer(capsys, "sessions", "show", "cli-a")
+    assert answer(capsys, "sessions", "delete", "cli-a", "cli-b") == "deleted 2\n"
+    assert json.loads(answer(capsys, "sessions", "delete", "cli-c", "--json")) == {"deleted": ["cli-c"]}
+    assert json.loads(answer(capsys, "sessions", "list", "--model", model, "--json")) == []
+
+
+def test_load(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
+    arguments = [remote.address, "--model", model, "--sessions", "4", "--seconds", "0.3", "--warmup", "0.1"]
+    report = json.loads(answer(capsys, "load", *arguments, "--json"))
+    assert report["address"] == remote.address
+    assert report["model"] == f"models/{model}/versions/1"
+    assert report["sessions"] == 4
+    assert report["steps"] > 0
+    assert report["steps_per_second"] == pytest.approx(report["steps"] / report["seconds"], rel=0.01)
+    assert 0 < report["p50_ms"] <= report["p99_ms"] <= report["max_ms"]
+    assert report["errors"] == {}
+    text = answer(capsys, "load", *arguments)
+    assert {"steps/s", "p50", "p99", "errors"} <= {line.split()[0] for line in text.splitlines() if line}
+    assert remote.sessions(model=model) == []
+
+
+def test_load_counts_errors_and_fails_when_all_failed(
+    capsys: pytest.CaptureFixture[str], remote: Server, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import cellserve_client.load.runner as runner
+
+    def wrong_inputs(*_: Any) -> list[Any]:
+        return [np.zeros(99, np.float32)]
+
+    monkeypatch.setattr(runner, "random_inputs", wrong_inputs)
+    code = load([remote.address, "--model", model, "--sessions", "2", "--seconds", "0.2", "--warmup", "0", "--json"])
+    report = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert report["steps"] == 0
+    assert report["p50_ms"] is None
+    assert set(report["errors"]) == {"SHAPE_MISMATCH"}
+
+
+def test_an_interrupted_load_deletes_its_sessions(remote: Server, model: str) -> None:
+    command = [sys.executable, "-m", "cellserve", "load", remote.address, "--model", model, "--seconds", "600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not any(info.step_count for info in remote.sessions(model=model)):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert [text.strip() for text in said] == ["", "cellserve load: interrupted"]
+    assert process.returncode == 130
+    assert remote.sessions(model=model) == []
+
+
+def test_load_asks_which_model(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
+    remote.cell(rnn.BasicRNNCell(4), seed=21, input_size=3)
+    said = refusal(capsys, 1, "load", remote.address, "--seconds", "0.1")
+    assert said.startswith("cellserve load: model: say which one; there are ")
+    assert model in said
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("models", ["list", "--address", NOBODY]),
+        ("models", ["show", "speaker-id", "--address", NOBODY, "--json"]),
+        ("sessions", ["list", "--address", NOBODY]),
+        ("load", [NOBODY, "--seconds", "0.1"]),
+    ],
+)
+def test_nobody_there_is_one_line(capsys: pytest.CaptureFixture[str], command: str, arguments: list[str]) -> None:
+    said = refusal(capsys, 1, command, *arguments)
+    assert said == (
+        f"cellserve {command}: no server answers at {NOBODY} (connection refused). "
+        "Is it started? cellserve serve --port 1\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("models", ["show", "no-such-model"], "no-such-model"),
+        ("sessions", ["show", "no-such-session"], "no-such-session"),
+        ("sessions", ["delete", "no-such-session"], "no-such-session"),
+        ("models", ["list", "--address", "nowhere"], "address: expected host:port"),
+        ("models", ["list", "--address", "a:1,b:2"], "exactly one address"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    capsys: pytest.CaptureFixture[str], remote: Server, command: str, arguments: list[str], message: str
+) -> None:
+    said = refusal(capsys, 1, command, *arguments)
+    assert message in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("models", ["show"]),
+        ("models", ["burn"]),
+        ("sessions", ["list", "--limit", "0"]),
+        ("sessions", ["delete"]),
+        ("load", ["--sessions", "0"]),
+        ("load", ["--seconds", "soon"]),
+        ("load", ["a:1", "b:1"]),
+    ],
+)
+def test_usage_errors(capsys: pytest.CaptureFixture[str], command: str, arguments: list[str]) -> None:
+    assert "Error:" in refusal(capsys, 2, command, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["models"],
+        ["models", "list"],
+        ["models", "show"],
+        ["sessions"],
+        ["sessions", "list"],
+        ["sessions", "show"],
+        ["sessions", "delete"],
+        ["load"],
+    ],
+)
+def test_help(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    command, *rest = arguments
+    text = answer(capsys, command, *rest, "--help")
+    assert text.startswith(f"Usage: cellserve {' '.join(arguments)} ")
+    if not rest:
+        assert "Examples:" in text
+
+
+def test_the_commands_are_registered(remote: Server, model: str) -> None:
+    command = [sys.executable, "-m", "cellserve"]
+    text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
+    for name, main in COMMANDS.items():
+        assert f"{name} " in text
+        assert (main.__doc__ or "").partition("\n")[0] in text
+    listed = subprocess.run([*command, "models", "list", "--json"], capture_output=True, text=True, check=True)
+    assert listed.stderr == ""
+    assert model in {item["name"] for item in json.loads(listed.stdout)}

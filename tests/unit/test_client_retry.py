@@ -1,0 +1,265 @@
+"""When the client sends a request again, and after how long: on a clock of the test's own, nothing sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from cellserve.errors import (
+    CellServeError,
+    DeadlineExceededError,
+    DrainingError,
+    FailedPreconditionError,
+    FieldInvalidError,
+    QueueFullError,
+    QuotaExceededError,
+    SessionNotFoundError,
+    StepOutOfOrderError,
+    StoreUnavailableError,
+    UnavailableError,
+    trailers_of,
+)
+from cellserve_client.retry import Retrier, RetryPolicy, is_retryable
+from cellserve_client.transport import Attempts, Transport
+
+
+class Longest(random.Random):
+    """Draws the longest wait there may be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now_s += seconds
+
+
+def reached(policy: RetryPolicy = RetryPolicy()) -> Retrier:  # noqa: B008
+    retrier = Retrier(policy, Longest())
+    retrier.reached()
+    return retrier
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UnavailableError("gone"), True),
+        (DrainingError("draining", retry_after_s=1), True),
+        (StoreUnavailableError("no store"), True),
+        (QueueFullError("full", retry_after_s=0.05), True),
+        (QuotaExceededError("too many", retry_after_s=5), True),
+        (QuotaExceededError("too many"), False),
+        (SessionNotFoundError("none"), False),
+        (StepOutOfOrderError("other step"), False),
+        (DeadlineExceededError("late"), False),
+        (FieldInvalidError("wrong"), False),
+    ],
+)
+def test_only_what_may_pass_is_repeated(error: CellServeError, expected: bool) -> None:
+    assert is_retryable(error) is expected
+
+
+def test_waits_double_up_to_the_longest() -> None:
+    retrier = reached(RetryPolicy(first_delay_s=0.1, max_delay_s=0.5, max_attempts=6))
+    waits = [retrier.delay_s(UnavailableError("gone"), attempt, 100.0) for attempt in range(1, 7)]
+    assert waits == [0.1, 0.2, 0.4, 0.5, 0.5, None]
+
+
+def test_waits_are_drawn_from_nothing_to_the_longest() -> None:
+    retrier = Retrier(RetryPolicy(first_delay_s=1.0), random.Random(0))
+    retrier.reached()
+    waits = [retrier.delay_s(UnavailableError("gone"), 1, 100.0) or 0.0 for _ in range(200)]
+    assert 0.0 <= min(waits) < 0.1
+    assert 0.9 < max(waits) <= 1.0
+
+
+def test_what_the_server_asks_for_is_the_least() -> None:
+    retrier = reached(RetryPolicy(first_delay_s=0.1))
+    assert retrier.delay_s(QueueFullError("full", retry_after_s=3.0), 1, 100.0) == pytest.approx(3.1)
+
+
+def test_no_wait_passes_the_deadline() -> None:
+    assert reached(RetryPolicy(first_delay_s=0.1)).delay_s(UnavailableError("gone"), 1, 0.1) is None
+
+
+def test_a_server_that_never_answered_is_given_up_soon() -> None:
+    retrier = Retrier(RetryPolicy(max_first_contact_attempts=2), Longest())
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is not None
+    assert retrier.delay_s(UnavailableError("gone"), 2, 100.0) is None
+    retrier.reached()
+    assert retrier.delay_s(UnavailableError("gone"), 2, 100.0) is not None
+
+
+def test_an_empty_budget_ends_retries_and_successes_fill_it() -> None:
+    retrier = reached(RetryPolicy(budget_retries=3, budget_refund=0.5))
+    waits = [retrier.delay_s(UnavailableError("gone"), 1, 100.0) for _ in range(4)]
+    assert [wait is None for wait in waits] == [False, False, False, True]
+    retrier.succeeded()
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is None
+    retrier.succeeded()
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is not None
+
+
+def test_the_budget_never_grows_beyond_its_beginning() -> None:
+    retrier = reached(RetryPolicy(budget_retries=1, budget_refund=10))
+    retrier.succeeded()
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is not None
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is None
+
+
+@pytest.mark.parametrize("name", ["max_attempts", "first_delay_s", "max_delay_s", "budget_retries", "budget_refund"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
+def test_a_policy_out_of_range_is_refused(name: str, value: float) -> None:
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(FieldInvalidError, match=name):
+        RetryPolicy(**arguments)
+
+
+def rpc_error(error: CellServeError) -> grpc.aio.AioRpcError:
+    """What grpc raises when the server answers with this error."""
+    empty = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(error.code, empty, grpc.aio.Metadata(*trailers_of(error)), error.message)
+
+
+def lost(detail: str) -> grpc.aio.AioRpcError:
+    """What grpc raises when the connection is gone."""
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), detail)
+
+
+class Method:
+    """A stub's method that fails as it is told and then answers with the request."""
+
+    def __init__(self, *failures: BaseException) -> None:
+        self.failures = list(failures)
+        self.timeouts: list[float] = []
+
+    async def __call__(self, request: Any, timeout: float) -> Any:  # noqa: ASYNC109
+        self.timeouts.append(timeout)
+        if self.failures:
+            raise self.failures.pop(0)
+        return request
+
+
+def invoke(
+    method: Callable[..., Awaitable[Any]], time: Time, *, timeout_s: float = 10.0, attempts: Attempts | None = None
+) -> Any:
+    transport = Transport(
+        "localhost:50051",
+        policy=RetryPolicy(first_delay_s=1.0, max_first_contact_attempts=8),
+        clock=time,
+        sleep=time.sleep,
+        randomness=Longest(),
+    )
+    request: Any = "request"
+    return asyncio.run(transport.invoke(method, request, transport.deadline(timeout_s), attempts))
+
+
+def test_a_request_is_repeated_until_it_is_answered() -> None:
+    time, method = Time(), Method(lost("Socket closed"), rpc_error(QueueFullError("full", retry_after_s=0.5)))
+    assert invoke(method, time) == "request"
+    assert time.slept == [1.0, 2.5]
+    assert method.timeouts == [10.0, 9.0, 6.5]
+
+
+def test_an_answer_that_says_no_is_not_repeated() -> None:
+    time, method = Time(), Method(rpc_error(SessionNotFoundError("no such session")))
+    with pytest.raises(SessionNotFoundError, match="no such session"):
+        invoke(method, time)
+    assert time.slept == []
+
+
+def test_retries_end_before_the_deadline_with_the_last_error() -> None:
+    time, method = Time(), Method(*(lost("Connection refused") for _ in range(9)))
+    with pytest.raises(UnavailableError, match=r"no server answers at localhost:50051 \(connection refused\)"):
+        invoke(method, time, timeout_s=2.5)
+    assert time.slept == [1.0]
+
+
+def test_the_deadline_names_the_server_and_the_time() -> None:
+    late = grpc.aio.AioRpcError(
+        grpc.StatusCode.DEADLINE_EXCEEDED, grpc.aio.Metadata(), grpc.aio.Metadata(), "Deadline Exceeded"
+    )
+    attempts = Attempts()
+    with pytest.raises(DeadlineExceededError, match=r"no answer from localhost:50051 within 2 s"):
+        invoke(Method(late), Time(), timeout_s=2.0, attempts=attempts)
+    assert attempts.ambiguous
+
+
+@pytest.mark.parametrize(
+    ("failure", "ambiguous"),
+    [
+        (lost("Socket closed"), True),
+        (rpc_error(DrainingError("stopping", retry_after_s=0.1)), False),
+        (rpc_error(QueueFullError("full", retry_after_s=0.1)), False),
+        (rpc_error(StoreUnavailableError("no store", retry_after_s=0.1)), True),
+    ],
+)
+def test_it_is_known_whether_an_attempt_may_have_been_applied(failure: BaseException, ambiguous: bool) -> None:
+    attempts = Attempts()
+    invoke(Method(failure), Time(), attempts=attempts)
+    assert attempts.ambiguous is ambiguous
+
+
+def test_a_cancelled_request_may_have_been_applied() -> None:
+    attempts = Attempts()
+    with pytest.raises(asyncio.CancelledError):
+        invoke(Method(asyncio.CancelledError()), Time(), attempts=attempts)
+    assert attempts.ambiguous
+
+
+def test_the_messages_of_a_stream_are_made_anew_for_every_attempt() -> None:
+    seen: list[list[int]] = []
+
+    async def method(requests: Any, timeout: float) -> str:  # noqa: ASYNC109
+        seen.append(list(requests))
+        if len(seen) == 1:
+            raise lost("Socket closed")
+        return "done"
+
+    time = Time()
+    transport = Transport("localhost:1", clock=time, sleep=time.sleep)
+    requests: Any = lambda: iter([1, 2])  # noqa: E731
+    assert asyncio.run(transport.invoke(method, requests, transport.deadline(None))) == "done"
+    assert seen == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), True, "3"])
+def test_a_timeout_is_seconds_above_0(timeout_s: Any) -> None:
+    with pytest.raises(FieldInvalidError, match="timeout_s"):
+        Transport("localhost:1", timeout_s=timeout_s)
+    with pytest.raises(FieldInvalidError, match="timeout_s"):
+        Transport("localhost:1").deadline(timeout_s)
+
+
+def test_a_connection_belongs_to_one_event_loop() -> None:
+    transport = Transport("localhost:1")
+
+    async def use() -> None:
+        assert transport.recurrent is not None
+
+    async def use_and_close() -> None:
+        await use()
+        with pytest.raises(FailedPreconditionError, match="another event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(use()))
+        await transport.close()
+        with pytest.raises(FailedPreconditionError, match="closed"):
+            await use()
+
+    asyncio.run(use_and_close())
