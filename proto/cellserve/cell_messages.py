@@ -18,6 +18,7 @@ from cellserve.errors import FieldInvalidError, InvalidArgumentError
 from cellserve.v1 import cell_pb2
 
 MAX_DEPTH = 16
+MAX_CELLS = 1024
 
 _KINDS: dict[str, type[CellDescription]] = {
     "basic_rnn_cell": cells.BasicRNNCell,
@@ -104,8 +105,12 @@ class _Decoder:
     def __init__(self) -> None:
         self._shared: dict[int, tuple[cell_pb2.Cell, CellDescription]] = {}
         self._depth = 0
+        self._count = 0
 
     def decode(self, message: cell_pb2.Cell, field: str) -> CellDescription:
+        self._count += 1
+        if self._count > MAX_CELLS:
+            raise FieldInvalidError(f"{field}: expected at most {MAX_CELLS} cells in all")
         if message.share_id in self._shared:
             known_message, known = self._shared[message.share_id]
             if known_message != message:

@@ -215,16 +215,16 @@ GRU = Cell(gru_cell=cell_pb2.GruCell(num_units=2))
         (Cell(basic_rnn_cell=cell_pb2.BasicRnnCell(num_units=2), name="a b"), r"^cell\.basic_rnn_cell: name: "),
         (
             Cell(gru_cell=cell_pb2.GruCell(num_units=2, activation=77)),  # type: ignore[arg-type]
-            r"^cell\.gru_cell: activation: expected a known one; got number 77$",
+            r"^cell\.gru_cell\.activation: expected a known activation; got number 77$",
         ),
         (
             Cell(basic_lstm_cell=cell_pb2.BasicLstmCell(num_units=2, forget_bias=float("nan"))),
             r"^cell\.basic_lstm_cell: forget_bias: ",
         ),
-        (Cell(multi_rnn_cell=cell_pb2.MultiRnnCell()), r"^cell\.multi_rnn_cell: cells: expected 1 to 64; got 0$"),
+        (Cell(multi_rnn_cell=cell_pb2.MultiRnnCell()), r"^cell\.multi_rnn_cell\.cells: expected 1 to 64; got 0$"),
         (
             Cell(multi_rnn_cell=cell_pb2.MultiRnnCell(cells=[GRU] * 65)),
-            r"^cell\.multi_rnn_cell: cells: expected 1 to 64; got 65$",
+            r"^cell\.multi_rnn_cell\.cells: expected 1 to 64; got 65$",
         ),
         (
             Cell(multi_rnn_cell=cell_pb2.MultiRnnCell(cells=[GRU, Cell()])),
@@ -232,7 +232,7 @@ GRU = Cell(gru_cell=cell_pb2.GruCell(num_units=2))
         ),
         (
             Cell(multi_rnn_cell=cell_pb2.MultiRnnCell(cells=[GRU]), name="x"),
-            r"^cell\.multi_rnn_cell: name: a MultiRNNCell has no name of its own$",
+            r"^cell\.multi_rnn_cell: a MultiRNNCell has no name of its own; got 'x'$",
         ),
         (
             Cell(output_projection_wrapper=cell_pb2.OutputProjectionWrapper(output_size=2)),

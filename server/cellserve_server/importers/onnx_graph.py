@@ -18,7 +18,7 @@ from cellserve_server.importers.assembly import (
     assemble,
     cell_layer,
     model_dtype,
-    stack_layer,
+    stack,
 )
 from cellserve_server.importers.base import Assumption, ImportedModel, ImportRefusedError, Settings
 from cellserve_server.importers.onnx_axes import axis_text
@@ -28,6 +28,8 @@ from cellserve_server.importers.onnx_moves import MAX_CONST_ELEMENTS, MOVES
 from cellserve_server.importers.onnx_recurrent import GATES
 from cellserve_server.importers.onnx_reference import OnnxReference
 from cellserve_server.importers.onnx_values import (
+    DIRECTIONS,
+    FEATURES,
     BothStage,
     CellStage,
     Const,
@@ -40,7 +42,7 @@ from cellserve_server.importers.onnx_values import (
     Unknown,
     Value,
     layer_of,
-    length_of,
+    names,
 )
 
 FRAMEWORK = "onnx"
@@ -70,10 +72,12 @@ def read(source: Path, settings: Settings) -> ImportedModel:
     layers = Layers(graph.opset)
     values = _evaluate(graph, nodes, layers)
     name, flow = _main_output(outputs, values, chosen is not None)
-    _require_served(name, flow, layers)
+    joined = _served(name, flow, layers)
     dtype, dtype_notes = model_dtype(layers.type_names, settings)
-    weighted = _layers(flow)
+    weighted = _layers(joined)
     ignored = [f"{node.label}: the output does not depend on it" for node in graph.nodes if node not in nodes]
+    if joined.axes != flow.axes:
+        ignored.append(f"{name} has an axis of directions; served, both directions' features stand side by side")
     if flow.only_last:
         ignored.append(f"{name} holds the last step alone; served, the output of each step is given (take the last)")
     notes = [Assumption("output", name, "of the graph's outputs the one that is served", given=True)] if chosen else []
@@ -206,9 +210,9 @@ def _main_output(outputs: Sequence[str], values: Mapping[str, Value], chosen: bo
         if len(candidates) == 1:
             return next(iter(candidates.items()))
         if candidates:
-            names = ", ".join(list(candidates)[:_SHOWN])
+            several = ", ".join(list(candidates)[:_SHOWN])
             raise ImportRefusedError(
-                f"the graph has several outputs: {names}", option=f"output={next(iter(candidates))}"
+                f"the graph has several outputs: {several}", option=f"output={next(iter(candidates))}"
             )
     for name, value in found.items():
         if isinstance(value, FinalState):
@@ -221,7 +225,12 @@ def _main_output(outputs: Sequence[str], values: Mapping[str, Value], chosen: bo
     )
 
 
-def _require_served(name: str, flow: Flow, layers: Layers) -> None:
+def _served(name: str, flow: Flow, layers: Layers) -> Flow:
+    """The output as it is served: the features as the last axis, both directions' side by side.
+
+    Raises:
+        ImportRefusedError: it is not an output of each step and row, or of the last step.
+    """
     if not layers.bound:
         raise ImportRefusedError(f"expected a graph with an LSTM, a GRU or an RNN node; {name} depends on none")
     last = flow.stages[-1]
@@ -229,6 +238,11 @@ def _require_served(name: str, flow: Flow, layers: Layers) -> None:
         raise ImportRefusedError(
             f"{last.node}: a layer that runs backwards alone cannot be served, only one that runs in both directions"
         )
+    parted = (Part(DIRECTIONS, 2),)
+    if isinstance(last, BothStage) and parted in flow.axes and names(flow.axes[-1]) == [FEATURES]:
+        # The node's output as it is; where the directions stand beside each other an exporter has moved them there.
+        rest = [axis for axis in flow.axes[:-1] if axis != parted]
+        flow = flow.moved((*rest, parted + flow.axes[-1]))
     if flow.features is None:
         axes = ", ".join(axis_text(axis) for axis in flow.axes)
         raise ImportRefusedError(f"{name}: expected an output whose last axis is the features; got {axes}")
@@ -238,6 +252,7 @@ def _require_served(name: str, flow: Flow, layers: Layers) -> None:
         if gone and not (flow.only_last and part == layers.time):
             assert part is not None
             raise ImportRefusedError(f"{name}: expected an output for each step and row; {part.meaning} is gone")
+    return flow
 
 
 def _layers(flow: Flow) -> list[WeightedLayer]:
@@ -251,11 +266,11 @@ def _layers(flow: Flow) -> list[WeightedLayer]:
             cells.append(stage.cell)
             continue
         if cells:
-            layers.append(stack_layer(cells))
+            layers.append(cell_layer(stack(cells)))
             cells = []
         found = layer_of(stage)
         layers.append(found if isinstance(found, WeightedLayer) else cell_layer(found))
-    return [*layers, stack_layer(cells)] if cells else layers
+    return [*layers, cell_layer(stack(cells))] if cells else layers
 
 
 def _input_width(flow: Flow, layers: Sequence[WeightedLayer]) -> int | None:

@@ -13,7 +13,7 @@ from cellserve.tensors import Array
 from cellserve_server.importers.base import ReferenceFailedError
 from cellserve_server.importers.onnx_file import Graph, GraphInput
 from cellserve_server.importers.onnx_recurrent import GATES
-from cellserve_server.importers.onnx_values import Flow, Part
+from cellserve_server.importers.onnx_values import DIRECTIONS, FEATURES, Flow, Part
 
 _LENGTHS_PORT = 4
 
@@ -85,11 +85,16 @@ class OnnxReference:
         return lead.transpose([*np.argsort(np.argsort(wanted)).tolist(), *range(len(wanted), lead.ndim)])
 
     def _arranged(self, values: Array, batch: int, time: int) -> Array:
-        parts = [part for axis in self._flow.axes[:-1] for part in axis if part in (self._time, self._batch)]
-        steps = 1 if self._flow.only_last else time
-        if len(parts) == 2 and parts[0] == self._time:
-            return values.reshape(steps, batch, -1).swapaxes(0, 1)
-        return values.reshape(batch, steps, -1)
+        parts = [part for axis in self._flow.axes for part in axis]
+        kinds = [self._place_of(part) for part in parts]
+        lengths = [{0: batch, 1: time}.get(kind, part.length or 1) for kind, part in zip(kinds, parts, strict=True)]
+        steps = time if 1 in kinds else 1
+        return values.reshape(lengths).transpose(np.argsort(kinds, kind="stable")).reshape(batch, steps, -1)
+
+    def _place_of(self, part: Part) -> int:
+        """Where a part stands in ``[batch, time, directions, features]``; other parts are of length 1."""
+        order = [self._batch, self._time, DIRECTIONS, FEATURES]
+        return next((place for place, each in enumerate(order) if each in (part, part.meaning)), -1)
 
 
 def _has_lengths(op: str, inputs: Sequence[str]) -> bool:

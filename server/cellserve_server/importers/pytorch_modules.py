@@ -161,7 +161,9 @@ def _direction(label: str, parts: Mapping[str, str]) -> Direction:
     if ("bias_ih" in parts) != ("bias_hh" in parts):
         missing |= {"bias_ih", "bias_hh"} - parts.keys()
     if missing:
-        raise ImportRefusedError(f"{label}: {', '.join(sorted(missing))} is missing beside {', '.join(parts.values())}")
+        part, there = next(iter(parts.items()))
+        names = ", ".join(sorted(absent.join(there.rsplit(part, 1)) for absent in missing))
+        raise ImportRefusedError(f"{label}: {names} is missing beside {', '.join(parts.values())}")
     biases = (parts["bias_ih"], parts["bias_hh"]) if "bias_ih" in parts else None
     return Direction(parts["weight_ih"], parts["weight_hh"], biases, parts.get("weight_hr"))
 

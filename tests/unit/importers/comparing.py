@@ -46,3 +46,8 @@ def save_safetensors(path: Path, arrays: Mapping[str, Array]) -> Path:
 def options_taken(model: ImportedModel) -> dict[str, str]:
     """The assumptions' values by option."""
     return {assumption.option: assumption.value for assumption in model.assumptions}
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> Array:
+    """Numbers around 0, of float32."""
+    return np.random.default_rng((seed, *shape)).normal(0, 0.5, shape).astype(np.float32)

@@ -11,9 +11,10 @@ from cellserve.cells import BasicLSTMCell, BasicRNNCell, CudnnCompatibleGRUCell,
 from cellserve.specs import Bidirectional, Dense, Embedding
 from cellserve.tensors import Array
 from cellserve_server.importers import pytorch
-from cellserve_server.importers.base import ImportRefusedError
+from cellserve_server.importers.base import ImportedModel, ImportRefusedError
 from tests.golden_cases import GOLDEN_FOLDER, FrameworkCase, framework_cases
 from tests.unit.importers.comparing import assert_close, options_taken, run, save_safetensors, settings
+from tests.unit.importers.torch_files import matrix, recurrent
 
 CASES = [case for case in framework_cases() if case.framework == "torch"]
 FILES = [(case, path) for case in CASES for path in case.files]
@@ -58,23 +59,7 @@ def test_weights_of_a_golden_case_give_what_pytorch_gave(case: FrameworkCase, tm
 # --- what a module becomes --------------------------------------------------------------------------------------------
 
 
-def recurrent(
-    gates: int, depth: int, units: int, prefix: str = "", suffix: str = "_l0", seed: int = 0, bias: bool = True
-) -> dict[str, Array]:
-    noise = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (gates * units, depth), "weight_hh": (gates * units, units)}
-    if bias:
-        shapes |= {"bias_ih": (gates * units,), "bias_hh": (gates * units,)}
-    return {f"{prefix}{k}{suffix}": noise.normal(0, 0.5, s).astype(np.float32) for k, s in shapes.items()}
-
-
-def matrix(rows: int, columns: int, name: str, bias: bool = True) -> dict[str, Array]:
-    noise = np.random.default_rng(rows)
-    arrays = {f"{name}.weight": noise.normal(0, 0.5, (rows, columns)).astype(np.float32)}
-    return arrays | ({f"{name}.bias": noise.normal(0, 0.5, rows).astype(np.float32)} if bias else {})
-
-
-def read(tmp_path: Path, arrays: dict[str, Array], **options: str) -> pytorch.ImportedModel:
+def read(tmp_path: Path, arrays: dict[str, Array], **options: str) -> ImportedModel:
     return pytorch.read(save_safetensors(tmp_path / "weights.safetensors", arrays), settings(**options))
 
 
@@ -107,7 +92,7 @@ def test_without_biases_they_are_zeros(tmp_path: Path) -> None:
 
 
 def test_both_directions_of_layers_become_layers(tmp_path: Path) -> None:
-    arrays = {}
+    arrays: dict[str, Array] = {}
     for layer, depth in enumerate((3, 10)):
         for suffix in (f"_l{layer}", f"_l{layer}_reverse"):
             arrays |= recurrent(3, depth, 5, suffix=suffix)
