@@ -33,6 +33,7 @@ from cellserve_server.http.metrics_page import MetricsPage
 from cellserve_server.interceptors import RpcInterceptor
 from cellserve_server.metrics import Metrics
 from cellserve_server.model_service import ModelService
+from cellserve_server.model_watch import ModelLoader
 from cellserve_server.models import ModelRepository
 from cellserve_server.operations import SessionOperations
 from cellserve_server.requests import RequestMemory
@@ -81,7 +82,8 @@ class App:
         new_id: makes ids of sessions, lives and incidents; None: random ones.
 
     Attributes:
-        metrics, models, operations, engine, streams, interceptor: the parts, for who runs a server within a program.
+        metrics, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server within a
+            program.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
 
@@ -96,6 +98,7 @@ class App:
         new_id = new_id or random_ids()
         self.metrics = Metrics()
         self.models = ModelRepository(Path(config.models), config, clock)
+        self.loader = ModelLoader(self.models, Path(config.models))
         self.operations = SessionOperations(config, self.models, self.metrics, clock, new_id)
         self.engine = self.operations.engine
         self.failed = asyncio.Event()
@@ -171,12 +174,13 @@ class App:
         await self._set_health(False)
         await server.start()
         try:
-            await asyncio.to_thread(self.models.load_all)
+            await self.loader.load_all()
         except OSError as error:
             raise StartError(f"models: cannot read the folder {self._config.models}: {error.strerror}") from error
         self._loading = False
-        sweeper = asyncio.create_task(self._sweep_models(), name="cellserve-sweeper")
-        self._exit.callback(sweeper.cancel)
+        for name, work in (("sweeper", self._sweep_models()), ("model-watch", self._watch_models())):
+            task = asyncio.create_task(work, name=f"cellserve-{name}")
+            self._exit.callback(task.cancel)
         await self._set_health(True)
         self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
 
@@ -187,7 +191,9 @@ class App:
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(config, self.models, self.operations, self.streams, requests, self._new_id), server
         )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(config, self.models), server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelService(config, self.models, self.loader), server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
@@ -244,6 +250,11 @@ class App:
         if not task.cancelled():
             self._log.critical("engine_died", exc_info=task.exception())
             self.failed.set()
+
+    async def _watch_models(self) -> None:
+        while self._config.models_poll_s:
+            await asyncio.sleep(self._config.models_poll_s)
+            await self.loader.poll()
 
     async def _sweep_models(self) -> None:
         while True:

@@ -24,6 +24,9 @@ class ServerConfig:
     port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0)
     insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
+    models_poll_s: float = _setting(
+        5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
+    )
     http_host: str = _setting("127.0.0.1", "The address of the metrics page.")
     http_port: int = _setting(
         9464,
@@ -79,6 +82,8 @@ class ServerConfig:
             value, minimum = getattr(self, item.name), item.metadata["minimum"]
             if minimum is not None and value < minimum:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
+        if 0 < self.models_poll_s < 1:
+            raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
         for name in ("default_ttl_s", "defined_model_ttl_s"):
             if getattr(self, name) > self.max_ttl_s:
                 raise ValueError(f"{name}: expected at most max_ttl_s, {self.max_ttl_s}; got {getattr(self, name)}")

@@ -15,6 +15,7 @@ from cellserve.v1 import model_service_pb2 as messages
 from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES, limits_message
 from cellserve_server.fields import last_of_page_token, page_size_of, page_token_of
+from cellserve_server.model_watch import ModelLoader
 from cellserve_server.models import BrokenModel, LoadedModel, ModelRepository, draft_model
 from cellserve_server.security import tenant_of
 from cellserve_server.weight_upload import Header, read_header, receive_weights
@@ -30,14 +31,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     Args:
         config: the limits.
         models: the models.
+        loader: loads those of the folder.
     """
 
-    def __init__(self, config: ServerConfig, models: ModelRepository) -> None:
+    def __init__(self, config: ServerConfig, models: ModelRepository, loader: ModelLoader) -> None:
         self._config = config
         self._models = models
         self._limits = limits_message(config)
-        # One at a time: two loads of one version would read the same files and meet at the end.
-        self._loading = asyncio.Lock()
+        self._loader = loader
         self._defining_bytes: Counter[str] = Counter()  # by tenant: weights that are on their way
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
@@ -65,10 +66,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     async def LoadModel(self, request: messages.LoadModelRequest, context: Context) -> messages.LoadModelResponse:
         """Loads a version from the operator's folder."""
-        async with self._loading:
-            location = self._models.locate(request.name)
-            outcome = await asyncio.to_thread(self._models.read, location)
-            model = self._models.install(location, outcome)
+        model = await self._loader.load(self._models.locate(request.name))
         return messages.LoadModelResponse(model=self._message(model))
 
     async def UnloadModel(self, request: messages.UnloadModelRequest, context: Context) -> messages.UnloadModelResponse:
