@@ -8,7 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cellserve.cells import BasicLSTMCell, BasicRNNCell, GRUCell, MultiRNNCell, OutputProjectionWrapper
+from cellserve.cells import (
+    BasicLSTMCell,
+    BasicRNNCell,
+    CellDescription,
+    CudnnCompatibleGRUCell,
+    DropoutWrapper,
+    GRUCell,
+    InputProjectionWrapper,
+    LayerNormBasicLSTMCell,
+    LSTMCell,
+    MinGRUCell,
+    MinLSTMCell,
+    MultiRNNCell,
+    OutputProjectionWrapper,
+    ResidualWrapper,
+)
 from cellserve.errors import DtypeMismatchError, FieldInvalidError, InvalidArgumentError, ShapeMismatchError
 from cellserve.specs import ArraySpec, Dense, Embedding, ModelDescription, Standardise, describe
 from cellserve.tensors import Array
@@ -99,6 +114,34 @@ def test_cells_that_share_are_drawn_once() -> None:
     cell = BasicRNNCell(4)
     shared = draw_weights(describe(MultiRNNCell([cell, cell]), 4, FLOAT32), 0)
     assert list(shared) == ["multi_rnn_cell/cell_0/basic_rnn_cell/kernel", "multi_rnn_cell/cell_0/basic_rnn_cell/bias"]
+
+
+def test_a_vector_is_drawn_with_its_length_as_both_fans() -> None:
+    # As TensorFlow's Glorot initializer counts the fans of a vector.
+    weights = draw_weights(describe(LSTMCell(50, use_peepholes=True, num_proj=20), 5, FLOAT32), 9)
+    generator = np.random.Generator(np.random.Philox(key=9))
+    for name, limit in [
+        ("kernel", math.sqrt(6 / (25 + 200))),
+        ("w_f_diag", math.sqrt(6 / 100)),
+        ("w_i_diag", math.sqrt(6 / 100)),
+        ("w_o_diag", math.sqrt(6 / 100)),
+        ("projection/kernel", math.sqrt(6 / (50 + 20))),
+    ]:
+        got = weights[f"lstm_cell/{name}"]
+        want = ((2 * generator.random(got.shape) - 1) * limit).astype(np.float32)
+        np.testing.assert_array_equal(got, want, err_msg=name)
+
+
+def test_a_number_fills_its_variable_and_draws_nothing() -> None:
+    cell = MultiRNNCell([LayerNormBasicLSTMCell(3, norm_gain=2, norm_shift=-0.5), BasicRNNCell(2)])
+    weights = draw_weights(describe(cell, 4, FLOAT32), 1)
+    scope = "multi_rnn_cell/cell_0/layer_norm_basic_lstm_cell"
+    np.testing.assert_array_equal(weights[f"{scope}/state/gamma"], np.full(3, 2, np.float32))
+    np.testing.assert_array_equal(weights[f"{scope}/input/beta"], np.full(3, -0.5, np.float32))
+    assert {array.dtype for array in weights.values()} == {FLOAT32}
+    without = MultiRNNCell([LayerNormBasicLSTMCell(3), BasicRNNCell(2)])
+    kernel = "multi_rnn_cell/cell_1/basic_rnn_cell/kernel"
+    np.testing.assert_array_equal(weights[kernel], draw_weights(describe(without, 4, FLOAT32), 1)[kernel])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
@@ -211,9 +254,18 @@ def test_a_scope_is_told_from_a_layer_of_the_model() -> None:
         np.testing.assert_array_equal(prepared[f"layer_1/{KERNEL}"], weights[f"layer_1/{KERNEL}"])
 
 
-def test_every_variable_reaches_the_arithmetic() -> None:
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [BasicLSTMCell(2), OutputProjectionWrapper(GRUCell(2), 2), BasicRNNCell(2)],
+        [LSTMCell(4, use_peepholes=True, num_proj=2), CudnnCompatibleGRUCell(2)],
+        [LayerNormBasicLSTMCell(4), LayerNormBasicLSTMCell(2, layer_norm=False)],
+        [InputProjectionWrapper(MinGRUCell(3), 2), MinLSTMCell(2), ResidualWrapper(DropoutWrapper(GRUCell(2)))],
+    ],
+)
+def test_every_variable_reaches_the_arithmetic(cells: list[CellDescription]) -> None:
     """Each variable, moved alone, moves the outputs: none is mixed up with another or left out."""
-    cell = MultiRNNCell([BasicLSTMCell(2), OutputProjectionWrapper(GRUCell(2), 2), BasicRNNCell(2)])
+    cell = MultiRNNCell(cells)
     inputs, output = ArraySpec("inputs", FLOAT64, (3,)), ArraySpec("output", FLOAT64, (2,))
     description = ModelDescription((inputs,), (Standardise(), cell, Dense(2)), (output,), FLOAT64)
     weights = draw_weights(description, 0)
@@ -226,7 +278,8 @@ def test_every_variable_reaches_the_arithmetic() -> None:
 
     before = outputs(weights)
     for name, array in weights.items():
-        assert not np.allclose(outputs({**weights, name: array + 0.5}), before, atol=1e-6), name
+        moved = array + noise.normal(0.5, 0.1, array.shape)
+        assert not np.allclose(outputs({**weights, name: moved}), before, atol=1e-6), name
 
 
 # --- counted and digested ---------------------------------------------------------------------------------------------

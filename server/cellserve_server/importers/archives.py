@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,13 +10,24 @@ from types import TracebackType
 
 from cellserve_server.importers.base import ImportRefusedError
 
-MAX_SOURCE_BYTES = 8 << 30
+MAX_SOURCE_BYTES = 4 << 30
 MAX_MEMBERS = 100_000
 MAX_MEMBER_NAME_CHARS = 500
 MAX_RATIO = 200
 """How much larger than its compressed bytes a member may be; weights hardly compress, text some ten times."""
 
 _ENCRYPTED = 0x1
+# What zipfile raises over damaged files: BadZipFile where it looks, and these where it does not.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+    RuntimeError,  # NotImplementedError too
+)
 
 
 def require_source_file(source: Path) -> int:
@@ -37,7 +49,7 @@ def member_names(source: Path) -> list[str]:
     try:
         with zipfile.ZipFile(source) as archive:
             return archive.namelist()[:MAX_MEMBERS]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except _DAMAGED:
         return []
 
 
@@ -61,7 +73,7 @@ class Archive:
         size = require_source_file(source)
         try:
             self._zip = zipfile.ZipFile(source)
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        except _DAMAGED as error:
             raise ImportRefusedError(
                 f"{self._label}: expected a zip archive; it is damaged or cut short: {error}"
             ) from error
@@ -133,5 +145,5 @@ class Archive:
             )
         try:
             return self._zip.read(info)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except _DAMAGED as error:
             raise ImportRefusedError(f"{self._label}: member {name!r} is damaged: {error}") from error

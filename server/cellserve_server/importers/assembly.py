@@ -122,6 +122,8 @@ def model_dtype(found: Mapping[str, str], settings: Settings) -> tuple[np.dtype[
     given = settings.get("dtype")
     if given not in (None, *FLOATS):
         raise ImportRefusedError(f"dtype: expected one of {', '.join(FLOATS)}; got {given!r}")
+    if not names:
+        raise ImportRefusedError("expected weights; the source has none")
     for name, kind in found.items():
         if kind not in (*FLOATS, *HALVES):
             raise ImportRefusedError(f"{name}: expected floating-point weights; got {kind}")

@@ -15,8 +15,7 @@ from cellserve.tensors import Array
 _POLYNOMIAL = 0x82F63B78
 _MASK_DELTA = 0xA282EAD8
 _ALL = 0xFFFFFFFF
-_PIECE_POWER = 11
-_PIECE_BYTES = 1 << _PIECE_POWER
+_MOST_PIECE_POWER = 11
 _BLOCK_POWER = 24
 _BLOCK_BYTES = 1 << _BLOCK_POWER
 
@@ -42,12 +41,13 @@ def crc32c(data: bytes | memoryview) -> int:
 
 def _register_from_zero(block: Array) -> Array:
     """The register that was 0 before these bytes, uint32 ``[1]``."""
-    pieces = 1 << max(0, (len(block) - 1) // _PIECE_BYTES).bit_length()
+    # About as many pieces as a piece has bytes: few turns of the loop in Python, also for short data.
+    power = min(_MOST_PIECE_POWER, max(3, len(block).bit_length() // 2))
+    pieces = 1 << (max(0, len(block) - 1) >> power).bit_length()
     # Filled up from the left: a register of 0 stays 0 over zeros.
-    filled = np.zeros(pieces * _PIECE_BYTES, np.uint8)
+    filled = np.zeros(pieces << power, np.uint8)
     filled[len(filled) - len(block) :] = block
-    registers = _registers_of_pieces(filled.reshape(pieces, _PIECE_BYTES))
-    power = _PIECE_POWER
+    registers = _registers_of_pieces(filled.reshape(pieces, 1 << power))
     while len(registers) > 1:
         registers = _append_zeros(registers[0::2], _ZEROS[power]) ^ registers[1::2]
         power += 1

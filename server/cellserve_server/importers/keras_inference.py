@@ -187,7 +187,8 @@ class _Inference:
             ) from None
         if not orders:
             widths = "; ".join(f"{link.name}: {link.input_width or 'ids'} -> {link.output_width}" for link in links)
-            hint = " (merge_mode says how wide a Bidirectional layer's output is)" if "Bidirectional" in widths else ""
+            both_ways = any(link.kind == "Bidirectional" for link in links)
+            hint = " (merge_mode says how wide a Bidirectional layer's output is)" if both_ways else ""
             raise ImportRefusedError(
                 f"the widths of the layers fit in no order{'' if given is None else ' given'}: {widths}{hint}"
             )
@@ -196,7 +197,8 @@ class _Inference:
             raise ImportRefusedError(f"the layers fit in several orders: {first}; or {second}", f"layers={first}")
         order = [link.name for link in orders[0]]
         if len(order) > 1:
-            because = "a file of variables has no order of layers; this is the only one in which their widths fit"
+            because = "a file of variables has no order of layers"
+            because += "" if given is not None else "; this is the only one in which their widths fit"
             self._assume(Assumption("layers", ",".join(order), because, given=given is not None))
         return sorted(found, key=lambda each: order.index(each.group))
 

@@ -143,7 +143,7 @@ class _Builder:
             backward = read_layer(backward_entry, _RECURRENT_GROUPS, "")
         backward = replace(backward, group=f"{layer.group}/backward_layer")
         merge_mode = layer.config.get("merge_mode", "concat")
-        if merge_mode not in MERGE_MODES:
+        if not isinstance(merge_mode, str) or merge_mode not in MERGE_MODES:
             raise ImportRefusedError(
                 f"{layer.name}: merge_mode: expected one of {', '.join(MERGE_MODES)}; got {repr(merge_mode)[:100]}"
             )

@@ -209,7 +209,8 @@ def _keras_tensors(value: Any, depth: int = 0) -> Iterator[list[Any]]:
         raise ImportRefusedError("config.json: nested too deeply")
     if isinstance(value, dict):
         if value.get("class_name") == "__keras_tensor__" and isinstance(value.get("config"), dict):
-            yield list(value["config"].get("keras_history") or [])
+            history = value["config"].get("keras_history")
+            yield history if isinstance(history, list) else []
             return
         value = list(value.values())
     if isinstance(value, list):

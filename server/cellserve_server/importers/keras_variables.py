@@ -73,7 +73,7 @@ def read_variables(data: bytes, label: str) -> Variables:
     try:
         with h5py.File(BytesIO(data), "r") as file:
             return _read(h5py, file, label, len(data))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ImportRefusedError(
             f"{label}: expected a HDF5 file; it is damaged or cut short: {str(error)[:300]}"
         ) from error

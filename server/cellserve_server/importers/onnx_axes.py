@@ -13,6 +13,7 @@ from cellserve_server.importers.onnx_values import (
     BothStage,
     CellStage,
     Dims,
+    FinalState,
     Flow,
     Part,
     length_of,
@@ -101,9 +102,11 @@ def _product(node: Node, length: int, parts: Sequence[Part]) -> tuple[list[Part]
     left, product = list(parts), 1
     taken: list[Part] = []
     while product != length or (length == 1 and not taken and left and left[0].length == 1):
+        if left and left[0].length is None and product == 1:
+            # A length that is open elsewhere and fixed here is this one.
+            return [left[0]], left[1:]
         if not left or left[0].length is None or product > length:
-            got = axis_text((*taken, *left[:1]))
-            raise node.refuse(f"expected a length of {length}; got {got}")
+            raise node.refuse(f"expected a length of {length}; got {axis_text((*taken, *left[:1]))}")
         part = left.pop(0)
         product *= part.length or 0
         taken.append(part)
@@ -126,6 +129,14 @@ def picked(node: Node, flow: Flow, axis: int, index: int, keeps_axis: bool) -> F
     if len(parts) == 1 and (index == -1 or (length is not None and index == length - 1)):
         return _last_of(node, flow, left)
     raise node.refuse(f"takes element {index} of {axis_text(parts)}; the last step, or one direction, can be served")
+
+
+def picked_state(node: Node, state: FinalState, axis: int, index: int, keeps_axis: bool) -> Flow | FinalState:
+    """One of several layers' final states: ``h_n[-1]`` of PyTorch."""
+    if axis != 0 or not state.layers or not -len(state.layers) <= index < len(state.layers):
+        return FinalState(state.node)
+    flow = state.layers[index]
+    return flow if keeps_axis else flow.moved(flow.axes[1:])
 
 
 def _last_of(node: Node, flow: Flow, left: Sequence[Axis]) -> Flow:

@@ -24,9 +24,10 @@ from cellserve_server.importers.base import Assumption, ImportedModel, ImportRef
 from cellserve_server.importers.onnx_axes import axis_text
 from cellserve_server.importers.onnx_file import Graph, GraphInput, Node, looks_like_onnx, read_graph
 from cellserve_server.importers.onnx_layers import Layers
-from cellserve_server.importers.onnx_moves import MAX_CONST_ELEMENTS, MOVES
+from cellserve_server.importers.onnx_moves import MOVES
 from cellserve_server.importers.onnx_recurrent import GATES
 from cellserve_server.importers.onnx_reference import OnnxReference
+from cellserve_server.importers.onnx_shapes import MAX_CONST_ELEMENTS
 from cellserve_server.importers.onnx_values import (
     DIRECTIONS,
     FEATURES,
@@ -145,8 +146,11 @@ def _compute(node: Node, given: Sequence[Value | None], opset: int, layers: Laye
     if node.op in _NUMPY_OPS and len(constants) == len(given) == 2:
         array = _NUMPY_OPS[node.op](constants[0].array, constants[1].array)
         return [Const(array, node.name)]
-    # Shapes and the like: what a layer needs of it, it will refuse.
-    return [Unknown(f"{node.label} computes it") for _ in node.outputs]
+    # Shapes and the like: a layer that needs one of these will refuse it, with the first reason.
+    final = next((value for value in given if isinstance(value, FinalState)), None)
+    why = f"{node.label} computes it" + (f" from a final state of {final.node}" if final else "")
+    why = next((value.why for value in given if isinstance(value, Unknown) and value.why), why)
+    return [Unknown(why) for _ in node.outputs]
 
 
 def _value(name: str, values: Mapping[str, Value], graph: Graph, node: Node) -> Value | None:
@@ -160,7 +164,7 @@ def _value(name: str, values: Mapping[str, Value], graph: Graph, node: Node) -> 
 
 
 def _inputs(graph: Graph, nodes: Sequence[Node]) -> dict[str, Value]:
-    """The graph's inputs: of states, of lengths, or of the sequence, by the ports of recurrent nodes that they reach."""
+    """The graph's inputs: states, lengths or the sequence, by the ports of recurrent nodes that they reach."""
     makers = {output: node for node in nodes for output in node.outputs}
     recurrent = [node for node in nodes if node.op in GATES]
     states = _sources(recurrent, _STATE_PORTS, makers)

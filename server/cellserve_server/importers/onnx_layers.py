@@ -15,7 +15,7 @@ from cellserve_server.importers.assembly import WeightedLayer, require_finite
 from cellserve_server.importers.base import ImportRefusedError
 from cellserve_server.importers.onnx_axes import axis_text
 from cellserve_server.importers.onnx_file import Node
-from cellserve_server.importers.onnx_moves import Values
+from cellserve_server.importers.onnx_inputs import Values
 from cellserve_server.importers.onnx_recurrent import GATES, RecurrentNode, read_recurrent
 from cellserve_server.importers.onnx_values import (
     DIRECTIONS,

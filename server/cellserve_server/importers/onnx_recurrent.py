@@ -20,7 +20,7 @@ from cellserve.tensors import Array
 from cellserve_server.importers.assembly import WeightedCell, require_finite
 from cellserve_server.importers.onnx_activations import activations_of
 from cellserve_server.importers.onnx_file import Node
-from cellserve_server.importers.onnx_moves import Values, is_zero
+from cellserve_server.importers.onnx_inputs import Values, is_zero
 from cellserve_server.importers.onnx_values import Const, InitialState, Value, Zeros
 
 GATES: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
@@ -95,7 +95,7 @@ def read_recurrent(node: Node, values: Values) -> RecurrentNode:
         peepholes = _weight(node, values, 7, "P")
     if peepholes is not None:
         _require_shape(node, "P", peepholes, (count, 3 * hidden))
-    _check_initial_states(node, values)
+    _check_initial_states(node, values, hidden)
     given = [each for each in (kernel, recurrent, bias, peepholes) if each is not None]
     functions = activations_of(node, _FUNCTIONS[node.op], count)
     cells = tuple(
@@ -138,9 +138,14 @@ def _require_shape(node: Node, label: str, value: Const, shape: tuple[int, ...])
         raise node.refuse(f"{label} ({value.name}): expected shape {list(shape)}; got {list(value.array.shape)}")
 
 
-def _check_initial_states(node: Node, values: Values) -> None:
+def _check_initial_states(node: Node, values: Values, hidden: int) -> None:
     for position, label in ((5, "initial_h"), (6, "initial_c")):
         value = values[position] if len(values) > position else None
+        width = value.width if isinstance(value, Zeros) else None
+        if isinstance(value, Const) and value.array.ndim:
+            width = value.array.shape[-1]
+        if width not in (None, hidden):
+            raise node.refuse(f"{label}: expected {hidden} columns, as many as R has; got {width}")
         if value is None or isinstance(value, (InitialState, Zeros)) or is_zero(value):
             continue
         if isinstance(value, Const):

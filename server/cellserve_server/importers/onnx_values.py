@@ -120,7 +120,9 @@ class Dims:
 
 @dataclass(frozen=True, eq=False)
 class Zeros:
-    """A tensor that is all zeros, of a shape that does not matter."""
+    """A tensor that is all zeros; of its shape only the last length is known, if that; None: it is not."""
+
+    width: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +134,15 @@ class InitialState:
 
 @dataclass(frozen=True, eq=False)
 class FinalState:
-    """A state that a node gives, or a piece of one, or several: a session keeps it."""
+    """A state that a node gives, or a piece of one, or several: a session keeps it.
+
+    Attributes:
+        node: for messages.
+        layers: of several layers' h, one above the other in the first axis, each.
+    """
 
     node: str
+    layers: tuple[Flow, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

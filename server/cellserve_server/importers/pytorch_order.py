@@ -62,7 +62,8 @@ def find_order(modules: Modules, settings: Settings) -> Chain:
     chain = _one_order(links, fixed=given is not None)
     parts, assumptions = _with_activations([(named[link.name], link.kind) for link in chain], settings)
     if len(chain) > 1:
-        because = "a state dict does not say how forward() joins its modules; this is the only order that fits"
+        because = "a state dict does not say how forward() joins its modules"
+        because += "" if given is not None else "; this is the only order in which their widths fit"
         names = ",".join(link.name for link in chain)
         assumptions.insert(0, Assumption("order", names, because, given=given is not None))
     left = [f"{name}: not in the order that was given" for name in named if name not in used]

@@ -68,12 +68,13 @@ def next_steps(result: ImportResult) -> Iterator[str]:
     steppable = result.imported.description.steppable
     yield f"cellserve serve --models {result.folder.parent.parent}"
     yield "and then, in Python:"
-    yield "from cellserve_client import connect"
+    yield "from cellserve_client import connect, rnn"
     yield 'server = connect("localhost:50051")'
     if steppable:
         yield f'with server.session("{result.name}") as session: y = session.step(x)'
     else:
-        yield f'outputs, state = server.model("{result.name}").run(sequence)  # bidirectional: whole sequences only'
+        dtype = result.imported.description.dtype.name
+        yield f'outputs, state = rnn.dynamic_rnn(server.model("{result.name}"), sequence, dtype="{dtype}")'
 
 
 def _tree(result: ImportResult) -> Tree:

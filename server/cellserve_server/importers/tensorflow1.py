@@ -69,7 +69,8 @@ def _recognise(leaves: Mapping[str, Leaf], settings: Settings) -> tuple[list[Par
     """The layers, the width of the inputs (None: ids), and what was assumed."""
     options = CellOptions(settings)
     reader = CellReader(settings, options)
-    recurrent = [read_part(candidate, reader) for candidate in choose_parts(tree_of(leaves), settings)]
+    notes: list[Assumption] = []
+    recurrent = [read_part(candidate, reader) for candidate in choose_parts(tree_of(leaves), settings, notes)]
     for below, above in pairwise(recurrent):
         if above.input_size != below.output_size:
             raise ImportRefusedError(
@@ -78,7 +79,7 @@ def _recognise(leaves: Mapping[str, Leaf], settings: Settings) -> tuple[list[Par
     cells = [part for each in recurrent for part in each.layers]
     used = {leaf.name for part in cells for leaf in part.leaves.values()}
     free = {name: leaf for name, leaf in leaves.items() if name not in used}
-    notes = [*options.assumptions(), *reader.assumptions()]
+    notes += [*options.assumptions(), *reader.assumptions()]
     input_width = recurrent[0].input_size
     embedding = choose_embedding(free, input_width, settings, notes)
     head = choose_head(free, recurrent[-1].output_size, embedding, settings, notes)

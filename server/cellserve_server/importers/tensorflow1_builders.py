@@ -19,24 +19,24 @@ from cellserve_server.importers.base import ImportRefusedError
 from cellserve_server.importers.tensorflow1_options import CellOptions
 from cellserve_server.importers.tensorflow1_scopes import Leaf
 
-Builder: TypeAlias = Callable[[int, Mapping[str, Leaf], CellOptions, bool], CellDescription]
-"""Describes a cell of so many units with these variables; the flag is ``state_is_tuple``."""
+Builder: TypeAlias = Callable[[int, Mapping[str, Leaf], CellOptions], CellDescription]
+"""Describes a cell of so many units with these variables."""
 
 
-def _basic_rnn(units: int, leaves: Mapping[str, Leaf], options: CellOptions, tuples: bool) -> CellDescription:
+def _basic_rnn(units: int, leaves: Mapping[str, Leaf], options: CellOptions) -> CellDescription:
     return BasicRNNCell(units, options.activation())
 
 
-def _gru(units: int, leaves: Mapping[str, Leaf], options: CellOptions, tuples: bool) -> CellDescription:
+def _gru(units: int, leaves: Mapping[str, Leaf], options: CellOptions) -> CellDescription:
     return GRUCell(units, options.activation())
 
 
-def _cudnn_gru(units: int, leaves: Mapping[str, Leaf], options: CellOptions, tuples: bool) -> CellDescription:
+def _cudnn_gru(units: int, leaves: Mapping[str, Leaf], options: CellOptions) -> CellDescription:
     return CudnnCompatibleGRUCell(units, options.activation())
 
 
 def _lstm(forget_bias: float) -> Builder:
-    def build(units: int, leaves: Mapping[str, Leaf], options: CellOptions, tuples: bool) -> CellDescription:
+    def build(units: int, leaves: Mapping[str, Leaf], options: CellOptions) -> CellDescription:
         projection = leaves.get("projection/kernel")
         if projection is not None and len(projection.shape) != 2:
             raise ImportRefusedError(f"{projection.name}: expected a matrix; got shape {list(projection.shape)}")
@@ -47,18 +47,18 @@ def _lstm(forget_bias: float) -> Builder:
             num_proj=None if projection is None else projection.shape[1],
             proj_clip=None if projection is None else options.clip("proj_clip"),
             forget_bias=options.forget_bias(forget_bias),
-            state_is_tuple=tuples,
+            state_is_tuple=options.state_is_tuple(),
             activation=options.activation(),
         )
 
     return build
 
 
-def _basic_lstm(units: int, leaves: Mapping[str, Leaf], options: CellOptions, tuples: bool) -> CellDescription:
-    return BasicLSTMCell(units, options.forget_bias(), tuples, options.activation())
+def _basic_lstm(units: int, leaves: Mapping[str, Leaf], options: CellOptions) -> CellDescription:
+    return BasicLSTMCell(units, options.forget_bias(), options.state_is_tuple(), options.activation())
 
 
-def _layer_norm(units: int, leaves: Mapping[str, Leaf], options: CellOptions, tuples: bool) -> CellDescription:
+def _layer_norm(units: int, leaves: Mapping[str, Leaf], options: CellOptions) -> CellDescription:
     return LayerNormBasicLSTMCell(
         units, options.forget_bias(), activation=options.activation(), layer_norm="state/gamma" in leaves
     )

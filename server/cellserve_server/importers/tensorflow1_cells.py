@@ -56,7 +56,6 @@ class CellReader:
     def __init__(self, settings: Settings, options: CellOptions) -> None:
         self._settings = settings
         self._options = options
-        self._tuples = options.state_is_tuple()
         self._notes: list[Assumption] = []
 
     def read(self, place: Place) -> FoundCell:
@@ -130,7 +129,7 @@ class CellReader:
             of = f"a multiple of {gates}" if gates > 1 else "columns"
             raise ImportRefusedError(f"{leaf.name}: expected a matrix with {of}; got shape {list(leaf.shape)}")
         units = leaf.shape[1] // gates
-        cell = BUILDERS[kind](units, leaves, self._options, self._tuples)
+        cell = BUILDERS[kind](units, leaves, self._options)
         input_size = leaf.shape[0] - cell.output_size
         if input_size < 1:
             raise ImportRefusedError(
@@ -181,7 +180,7 @@ class CellReader:
                     f"{scope.path}/cell_{order[index + 1]}: expected a cell for inputs of {below.cell.output_size}, "
                     f"what cell_{order[index]} gives; by its variables it takes {above.input_size}"
                 )
-        cell = MultiRNNCell([each.cell for each in found], state_is_tuple=self._tuples)
+        cell = MultiRNNCell([each.cell for each in found], state_is_tuple=self._options.state_is_tuple())
         leaves = {
             f"{cell.scope()}/cell_{first_use[number]}/{name}": leaf
             for number in numbers

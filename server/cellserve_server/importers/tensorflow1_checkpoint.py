@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -172,7 +172,8 @@ def _prefix_in(folder: Path) -> Path | None:
         return _newest(folder / CHECKPOINT_FILE)
     if _with_suffix(folder / SAVED_MODEL_PREFIX, INDEX_SUFFIX).is_file():
         return folder / SAVED_MODEL_PREFIX
-    indexes = sorted(path for path in folder.iterdir() if path.name.endswith(INDEX_SUFFIX) and ends_with_magic(path))
+    named = [path for path in folder.iterdir() if path.name.endswith(INDEX_SUFFIX) and path.is_file()]
+    indexes = sorted(path for path in named if ends_with_magic(path))
     if len(indexes) > 1:
         names = ", ".join(path.name.removesuffix(INDEX_SUFFIX) for path in indexes[:5])
         raise ImportRefusedError(
@@ -191,10 +192,13 @@ def _newest(path: Path) -> Path:
     match = _NEWEST.search(data.decode(errors="replace"))
     if match is None:
         raise ImportRefusedError(f'{label}: expected a line like model_checkpoint_path: "model.ckpt-1234"; got none')
-    name = match["path"]
-    if not name or name in (".", "..") or re.search(r"[/\\\0]", name):
+    given = PurePosixPath(match["path"])
+    # A Saver that was given an absolute path writes that one down. Only its name counts: the folder may have been
+    # moved, and nothing outside it is looked at.
+    name = given.name if given.is_absolute() else match["path"]
+    if not name or ".." in given.parts or re.search(r"[/\\\0]", name):
         raise ImportRefusedError(
-            f"{label}: expected model_checkpoint_path to be a name beside this file; got {name!r}; "
+            f"{label}: expected model_checkpoint_path to name a checkpoint beside this file; got {match['path']!r}; "
             "give the checkpoint itself as SOURCE"
         )
     prefix = path.with_name(name)

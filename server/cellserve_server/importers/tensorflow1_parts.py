@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cellserve.specs import Bidirectional, Layer
-from cellserve_server.importers.base import ImportRefusedError, Settings
+from cellserve_server.importers.base import Assumption, ImportRefusedError, Settings
 from cellserve_server.importers.tensorflow1_cells import CellReader, FoundCell
 from cellserve_server.importers.tensorflow1_names import modern_name
 from cellserve_server.importers.tensorflow1_scopes import Leaf, Place, Scope, cells_in, direction_of
@@ -43,8 +43,8 @@ class Candidate:
     layers: tuple[tuple[Place, ...], ...]
 
 
-def choose_parts(tree: Scope, settings: Settings) -> list[Candidate]:
-    """The recurrent parts to serve, the lowest first: the only one, or those that the user names.
+def choose_parts(tree: Scope, settings: Settings, notes: list[Assumption]) -> list[Candidate]:
+    """The recurrent parts to serve, the lowest first: the only one, or those that the user names, which is noted.
 
     Raises:
         ImportRefusedError: there is none, or there are several and the user named none.
@@ -52,6 +52,9 @@ def choose_parts(tree: Scope, settings: Settings) -> list[Candidate]:
     candidates = _candidates(list(cells_in(tree)))
     given = settings.get("scope")
     if given is not None:
+        notes.append(
+            Assumption("scope", given, "which recurrent parts there are to serve, and in which order", given=True)
+        )
         return [_named(tree, candidates, path.strip()) for path in given.split(",")]
     if not candidates:
         names = ", ".join(leaf.name for leaf in list(tree.flat().values())[:_SHOWN])

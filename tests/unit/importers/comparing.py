@@ -51,3 +51,16 @@ def options_taken(model: ImportedModel) -> dict[str, str]:
 def noise(shape: tuple[int, ...], seed: int = 0) -> Array:
     """Numbers around 0, of float32."""
     return np.random.default_rng((seed, *shape)).normal(0, 0.5, shape).astype(np.float32)
+
+
+def damaged(data: bytes, changes: Sequence[tuple[float, int]]) -> bytes:
+    """Bytes with some of them overwritten, each at a share of the length; and cut there where the value is 256."""
+    changed = bytearray(data)
+    for share, value in changes:
+        position = int(share * (len(changed) - 1))
+        if value < 256:
+            changed[position] = value
+        else:
+            del changed[position:]
+            changed += b"\0"
+    return bytes(changed)
