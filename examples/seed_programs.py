@@ -1,6 +1,10 @@
 """Four programs as TensorFlow 1 users wrote them, line by line, with the arithmetic on a CellServe server.
 
-Run them against a server: ``python -m examples.seed_programs localhost:50051``. Each prints what its author looked at.
+Run them against a server, from the root of the checkout::
+
+    .venv/bin/python -m examples.seed_programs localhost:50051
+
+Each prints what its author looked at.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ import sys
 
 import numpy as np
 
+from cellserve.errors import CellServeError
 from cellserve_client import Server, connect, rnn
 
 BATCH = 32
@@ -84,6 +89,17 @@ def run(server: Server) -> None:
         program(server)
 
 
+def main(address: str) -> int:
+    """Runs all four on the server at an address. Returns the exit code: 1 when it does not answer, or refuses."""
+    try:
+        with connect(address) as server:
+            server.models()  # Nothing is printed before it is known that somebody answers.
+            run(server)
+    except CellServeError as error:
+        print(f"seed_programs: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    with connect(sys.argv[1] if len(sys.argv) > 1 else "localhost:50051") as connection:
-        run(connection)
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "localhost:50051"))

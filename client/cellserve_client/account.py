@@ -2,9 +2,10 @@
 
 Every run (a step, or a piece of a sequence) names the session's life (``uid``), the step count that it expects and a
 random run id, all of which its retries keep. A session has one unanswered run at a time; later calls wait here. When
-a run ends without an answer (a timeout, a cancellation, a lost connection) its outcome is unknown and the session is
-*unsettled*: before the next operation the client reads the session's step count, which tells whether the run was
-applied. The server answers that reading behind the runs that came before it.
+a run ends in any way that does not tell that it was refused (a timeout, a cancellation, a lost connection) its outcome
+is unknown and the session is *unsettled*: before the next operation the client reads the session's step count and the
+id of the last run that was applied, which tell whether the run was. The server answers that reading behind the runs
+that came before it.
 """
 
 from __future__ import annotations
@@ -16,24 +17,20 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from cellserve.errors import (
-    AbortedError,
-    CellServeError,
-    DeadlineExceededError,
-    NotFoundError,
-    SessionNotFoundError,
-    StepOutOfOrderError,
-)
+from cellserve.errors import SessionNotFoundError, StepOutOfOrderError
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import session_pb2
+from cellserve_client.deadlines import Deadline, held
+from cellserve_client.outcomes import Attempts
 from cellserve_client.session_info import SESSIONS_PREFIX
-from cellserve_client.transport import Attempts, Deadline, Transport
+from cellserve_client.transport import Transport
 
 
 class _Unsettled(NamedTuple):
     """A request whose outcome is unknown: a run of so many steps, or a change that begins a new life."""
 
     steps: int
+    run_id: int
     repeat: Callable[[Deadline], Awaitable[session_pb2.Session]] | None
 
 
@@ -77,32 +74,30 @@ class Account:
             DeadlineExceededError: they were not in time; nothing was sent.
             SessionNotFoundError: the session was closed or detached here.
         """
-        try:
-            async with asyncio.timeout(max(deadline.remaining_s(), 0.0)):
-                await self._lock.acquire()
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"session {self.id!r}: waited {deadline.timeout_s:g} s for earlier calls on it",
-                metadata={"timeout_s": f"{deadline.timeout_s:g}"},
-            ) from None
-        try:
-            if self._ended and not closing:
-                raise SessionNotFoundError(f"session {self.id!r}: it was {self._ended} by this client")
+        async with held(self._lock, deadline, f"session {self.id!r}"):
+            if not closing:
+                self.require_not_ended()
             yield
-        finally:
-            self._lock.release()
+
+    def require_not_ended(self) -> None:
+        """Raises ``SessionNotFoundError`` when the session was closed or detached here."""
+        if self._ended:
+            raise SessionNotFoundError(f"session {self.id!r}: it was {self._ended} by this client")
 
     async def apply(
-        self, method: Callable[..., Awaitable[Any]], request: Message, steps: int, deadline: Deadline
+        self,
+        method: Callable[..., Awaitable[Any]],
+        request: pb.StepRequest | pb.RunSequenceRequest,
+        steps: int,
+        deadline: Deadline,
     ) -> Any:
         """Sends a run of so many steps and keeps account of them. Returns the answer."""
         attempts = Attempts()
         try:
             answer = await self._transport.invoke(method, request, deadline, attempts)
-        except (CellServeError, asyncio.CancelledError) as error:
-            # A refusal for the state that the session is in tells of the earlier attempts too: they were not applied.
-            if attempts.ambiguous and not isinstance(error, (AbortedError, NotFoundError)):
-                self._unsettled = _Unsettled(steps, None)
+        except BaseException:
+            if attempts.ambiguous:
+                self._unsettled = _Unsettled(steps, request.run_id, None)
             raise
         self.step_count = answer.step_count
         return answer
@@ -118,9 +113,9 @@ class Account:
         attempts = Attempts()
         try:
             answer = await self._transport.invoke(method, request, deadline, attempts)
-        except (CellServeError, asyncio.CancelledError):
+        except BaseException:
             if attempts.ambiguous:
-                self._unsettled = _Unsettled(0, repeat)
+                self._unsettled = _Unsettled(0, 0, repeat)
             raise
         self.adopt(answer.session)
 
@@ -142,7 +137,8 @@ class Account:
         """Learns what became of a request without an answer, if there is one.
 
         Raises:
-            StepOutOfOrderError: the step count is neither that from before the lost run nor that after it.
+            StepOutOfOrderError: the step count is neither that from before the lost run nor that after it, or
+                somebody else's run brought it there. It is raised again until ``adopt``.
             SessionNotFoundError: the session is gone, or somebody else began a new life of it.
         """
         if self._unsettled is not None:
@@ -152,7 +148,7 @@ class Account:
         """The same by what was read just now; without an open question only the life is compared."""
         if session.uid == self.uid:
             if self._unsettled is not None:
-                self._settle_steps(session.step_count, self._unsettled.steps, steps_matter)
+                self._settle_steps(session, self._unsettled, steps_matter)
         elif self._unsettled is not None and self._unsettled.repeat is not None:
             # A new life. If it is of our making the server knows the request and gives its first answer again;
             # otherwise the life that the request names is over, and it says so.
@@ -163,12 +159,14 @@ class Account:
                 "refresh() takes it as it is"
             )
 
-    def _settle_steps(self, step_count: int, steps: int, steps_matter: bool) -> None:
-        if steps_matter and step_count - self.step_count not in (0, steps):
+    def _settle_steps(self, session: session_pb2.Session, lost: _Unsettled, steps_matter: bool) -> None:
+        before, after = self.step_count, self.step_count + lost.steps
+        was_applied = session.step_count == after and session.last_run_id == lost.run_id
+        if steps_matter and session.step_count != before and not was_applied:
             raise StepOutOfOrderError(
-                f"session {self.id!r}: expected step {self.step_count}, or {self.step_count + steps} after a run that "
-                f"was not answered; the server is at {step_count}; refresh() takes it as it is",
-                metadata={"expected_step": str(self.step_count), "step_count": str(step_count)},
+                f"session {self.id!r}: expected step {before}, or {after} after a request that was not answered; the "
+                f"server is at {session.step_count}, by somebody else's steps; refresh() takes it as it is",
+                metadata={"expected_step": str(before), "step_count": str(session.step_count)},
             )
-        self.step_count = step_count
+        self.step_count = session.step_count
         self._unsettled = None

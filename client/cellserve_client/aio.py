@@ -19,6 +19,7 @@ from cellserve.states import NestedState
 from cellserve.v1 import model_service_pb2, session_pb2
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve_client.cells import Cell, Model
+from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import Definition, Weights
 from cellserve_client.ids import new_request_id
 from cellserve_client.models import ModelInfo, info_from_proto, resource_name
@@ -28,7 +29,7 @@ from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo, session_name
 from cellserve_client.session_info import info_from_proto as session_info_from_proto
 from cellserve_client.sessions import Session, create_session
-from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S, Deadline, Transport
+from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S, Transport
 
 __all__ = ["Cell", "Model", "Server", "Session", "connect"]
 
@@ -122,9 +123,11 @@ class Server:
         Raises:
             ModelNotFoundError: there is none.
         """
-        request = model_service_pb2.GetModelRequest(name=resource_name(name, version))
+        return await self._model_info(resource_name(name, version), self._transport.deadline(timeout_s))
+
+    async def _model_info(self, full_name: str, deadline: Deadline) -> ModelInfo:
         answer: model_service_pb2.GetModelResponse = await self._transport.invoke(
-            self._transport.models.GetModel, request, self._transport.deadline(timeout_s)
+            self._transport.models.GetModel, model_service_pb2.GetModelRequest(name=full_name), deadline
         )
         return info_from_proto(answer.model)
 
@@ -163,7 +166,7 @@ class Server:
 
         async def create() -> Session:
             deadline = self._transport.deadline(timeout_s)
-            info = await self.model_info(model, timeout_s=timeout_s)
+            info = await self._model_info(resource_name(model), deadline)
             return await create_session(
                 self._transport,
                 info,
@@ -184,7 +187,7 @@ class Server:
         """
         deadline = self._transport.deadline(timeout_s)
         found = await self._read_session(session_id, deadline)
-        return Session(self._transport, await self.model_info(found.model, timeout_s=timeout_s), found)
+        return Session(self._transport, await self._model_info(resource_name(found.model), deadline), found)
 
     async def session_info(self, session_id: str, *, timeout_s: float | None = None) -> SessionInfo:
         """What the server tells about a session. Looking does not renew its expiry.

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from cellserve.errors import DtypeMismatchError, FieldInvalidError, InvalidArgumentError, ShapeMismatchError
 from cellserve.specs import ArraySpec
 from cellserve.states import NestedState, Structure, flatten, leaf_names, state_from_proto, state_to_proto, unflatten
-from cellserve.tensors import Array, array_from_tensor, require_dtype, require_shape, tensor_from_array
+from cellserve.tensors import Array, array_from_tensor, require_shape, tensor_from_array
 from cellserve.v1 import state_pb2, tensor_pb2
+from cellserve_client.hints import require_dtype_or_say_how
 
 # One array; for a model of several inputs a mapping from their names to arrays.
 Inputs: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
@@ -35,7 +36,7 @@ def as_array(value: npt.ArrayLike, dtype: np.dtype[Any], field: str) -> Array:
         array = np.asarray(value)
         if not array.dtype.isnative:
             array = array.astype(array.dtype.newbyteorder("="))
-        require_dtype(array, dtype, field)
+        require_dtype_or_say_how(array, dtype, field)
         return array
     try:
         array = np.asarray(value)
@@ -143,7 +144,7 @@ def as_state(structure: Structure, state: NestedState, dtype: np.dtype[Any], fie
     """
     leaves = flatten(structure, state, field)
     for name, leaf in zip(leaf_names(structure, field), leaves, strict=True):
-        require_dtype(leaf, dtype, name)
+        require_dtype_or_say_how(leaf, dtype, name)
     return state_to_proto(structure, leaves)
 
 

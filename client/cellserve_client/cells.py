@@ -13,10 +13,11 @@ from cellserve.specs import ArraySpec
 from cellserve.states import Structure
 from cellserve.v1 import model_service_pb2
 from cellserve_client.arrays import UNKNOWN_WIDTH
+from cellserve_client.deadlines import Deadline, held
 from cellserve_client.definitions import Definition
 from cellserve_client.models import ModelInfo, info_from_proto
 from cellserve_client.remote import RemoteCell
-from cellserve_client.transport import Deadline, Transport
+from cellserve_client.transport import Transport
 
 Result = TypeVar("Result")
 
@@ -84,7 +85,7 @@ class Cell(RemoteCell):
 
     async def _define(self, input_size: int | None, deadline: Deadline, instead_of: ModelInfo | None) -> ModelInfo:
         """The model, made unless there is another one than ``instead_of``."""
-        async with self._defining:
+        async with held(self._defining, deadline, f"cell {type(self._definition.cell).__name__}"):
             if self._info is not None and self._info is not instead_of:
                 return self._info
             width = input_size if self._input_size is None else self._input_size

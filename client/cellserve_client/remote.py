@@ -30,11 +30,12 @@ from cellserve_client.arrays import (
     require_leading,
     to_tensors,
 )
+from cellserve_client.deadlines import Deadline
 from cellserve_client.models import ModelInfo
 from cellserve_client.opening import Opening
 from cellserve_client.sequences import run_stateless
 from cellserve_client.sessions import Session, create_session
-from cellserve_client.transport import Deadline, Transport
+from cellserve_client.transport import Transport
 
 Result = TypeVar("Result")
 MAX_ZERO_STATE_ROWS = 1 << 31
@@ -190,11 +191,14 @@ class RemoteCell(ABC):
         begin = self.zero_state(rows) if initial_state is None else initial_state
         message = as_state(self.state_size, begin, self.dtype, "initial_state")
 
+        deadline = self._transport.deadline(timeout_s)
+
         async def send(info: ModelInfo) -> tuple[list[Array], NestedState, ModelInfo]:
-            outputs, state = await run_stateless(self._transport, info, arrays, lengths, message, timeout_s)
+            outputs, state = await run_stateless(
+                self._transport, info, arrays, lengths, message, deadline, for_each_piece=timeout_s is None
+            )
             return outputs, state, info
 
-        deadline = self._transport.deadline(timeout_s)
         return await self._with_model(self._width(arrays, ("batch", "time")), deadline, send)
 
     def _width(self, arrays: Sequence[Array], leading: tuple[str, ...]) -> int | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from cellserve.errors import CellServeError, FieldInvalidError
+from cellserve.errors import CellServeError, FieldInvalidError, QuotaExceededError
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class RetryPolicy:
     """How requests are repeated. Every request of this client is safe to repeat.
 
     Attributes:
-        max_attempts: how often a request is sent at most; 1 turns retries off.
+        max_attempts: how often a request is sent at most that the server refuses for now (its queue is full). 1 turns
+            all retries off. While a server that has answered before is out of reach or stopping, only the deadline
+            and the budget end the attempts: a restart may take longer than any number of them.
         max_first_contact_attempts: how often at most as long as the server has never answered: a wrong address
             should be told soon.
         first_delay_s: the longest first wait, in seconds; it doubles with every attempt.
@@ -55,7 +57,12 @@ class RetryPolicy:
 
 
 def is_retryable(error: CellServeError) -> bool:
-    """Whether the same request may succeed later: the server said after how long, or it was out of reach."""
+    """Whether the same request may succeed soon: the server said after how long, or it was out of reach.
+
+    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting.
+    """
+    if isinstance(error, QuotaExceededError):
+        return False
     return error.retry_after_s is not None or error.code is grpc.StatusCode.UNAVAILABLE
 
 
@@ -91,8 +98,7 @@ class Retrier:
             remaining_s: the time until the request's deadline; a wait that would pass it is not begun.
         """
         policy = self._policy
-        allowed = policy.max_attempts if self._was_reached else policy.max_first_contact_attempts
-        if not is_retryable(error) or attempt >= min(allowed, policy.max_attempts) or self._budget < 1:
+        if not is_retryable(error) or self._is_last(error, attempt) or self._budget < 1:
             return None
         # Doubling 2**1100 times would overflow a float; the longest wait is reached long before.
         longest_s = min(policy.first_delay_s * 2.0 ** min(attempt - 1, 60), policy.max_delay_s)
@@ -102,3 +108,12 @@ class Retrier:
             return None
         self._budget -= 1
         return delay_s
+
+    def _is_last(self, error: CellServeError, attempt: int) -> bool:
+        """Whether the number of attempts forbids another one."""
+        policy = self._policy
+        if not self._was_reached:
+            return attempt >= min(policy.max_first_contact_attempts, policy.max_attempts)
+        if error.code is grpc.StatusCode.UNAVAILABLE:
+            return policy.max_attempts == 1
+        return attempt >= policy.max_attempts

@@ -9,6 +9,7 @@ from cellserve.tensors import Array, array_from_tensor
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import sequence_pb2, state_pb2
 from cellserve_client.arrays import own_state, to_tensors
+from cellserve_client.deadlines import Deadline
 from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import Gathered, Piece, cut, lengths_within, row_bytes, selection_of, steps_per_piece
 from cellserve_client.transport import Transport
@@ -42,7 +43,9 @@ async def run_stateless(
     inputs: Sequence[Array],
     lengths: Array | None,
     initial_state: state_pb2.State | None,
-    timeout_s: float | None,
+    deadline: Deadline,
+    *,
+    for_each_piece: bool,
 ) -> tuple[list[Array], NestedState]:
     """Runs a whole sequence from a state.
 
@@ -50,7 +53,8 @@ async def run_stateless(
         inputs: one ``[batch, time, ...]`` array for each input of the model.
         lengths: int64 ``[batch]``, 0 to time; None: all steps of all rows.
         initial_state: None: zeros.
-        timeout_s: for all pieces together; None: the connection's timeout for each of them.
+        deadline: of the whole call.
+        for_each_piece: it is that of the first piece only; each later one has the connection's timeout to itself.
 
     Returns:
         The outputs, ``[batch, time, ...]`` each, and the nested state after each row's last step.
@@ -62,18 +66,17 @@ async def run_stateless(
     # A model that needs whole sequences cannot go on from a state: the server says what it takes at most.
     longest = longest_piece(transport, info, rows, "all", with_state=True) if info.steppable else max(steps, 1)
     gathered = Gathered("all", info.outputs, rows, steps)
-    deadline = None if timeout_s is None else transport.deadline(timeout_s)
     state = initial_state
     for piece in cut(steps, lengths, longest):
+        if for_each_piece and piece.start > 0:
+            deadline = transport.deadline(None)
         request = pb.RunSequenceRequest(
             model=info.resource_name,
             inputs=piece_of(inputs, lengths, piece),
             initial_state=state,
             outputs=selection_of("all"),
         )
-        answer: pb.RunSequenceResponse = await transport.invoke(
-            transport.recurrent.RunSequence, request, deadline or transport.deadline(None)
-        )
+        answer: pb.RunSequenceResponse = await transport.invoke(transport.recurrent.RunSequence, request, deadline)
         gathered.add(piece, lengths_within(lengths, piece), answer_arrays(answer))
         state = answer.state
     assert state is not None, "there is always a piece"

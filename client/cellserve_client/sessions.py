@@ -26,13 +26,15 @@ from cellserve_client.arrays import (
     require_leading,
     to_tensors,
 )
+from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import duration
+from cellserve_client.hints import batch_size_explained
 from cellserve_client.ids import new_request_id, new_run_id, new_session_id
 from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import Gathered, OutputMode, Piece, cut, lengths_within, selection_of
 from cellserve_client.sequences import answer_arrays, longest_piece, piece_of
 from cellserve_client.session_info import SessionInfo, info_from_proto, session_name
-from cellserve_client.transport import Deadline, Transport
+from cellserve_client.transport import Transport
 
 
 class Session:
@@ -86,6 +88,7 @@ class Session:
             SessionNotFoundError: it expired, or was deleted or reset by somebody else.
             ShapeMismatchError, DtypeMismatchError: the state has not moved.
         """
+        self._account.require_not_ended()
         arrays = as_inputs(inputs, self.model.inputs)
         deadline = self._transport.deadline(timeout_s)
         async with self._account.turn(deadline):
@@ -97,7 +100,9 @@ class Session:
                 expected_step=self._account.step_count,
                 run_id=new_run_id(),
             )
-            answer: pb.StepResponse = await self._account.apply(self._transport.recurrent.Step, request, 1, deadline)
+            step = self._transport.recurrent.Step
+            with batch_size_explained(self.batch_size, arrays, self.model.inputs, leading=0):
+                answer: pb.StepResponse = await self._account.apply(step, request, 1, deadline)
             return as_outputs(own_arrays(answer.outputs), self.model.outputs)
 
     async def run(
@@ -124,6 +129,7 @@ class Session:
                 timeout, is not counted in ``steps_applied`` and may have been applied: see ``refresh``.
             CellServeError: as for ``step``; nothing was applied, or (timeout, lost connection) it is not known yet.
         """
+        self._account.require_not_ended()
         selection_of(outputs)
         arrays, row_lengths = self._as_sequence(sequence, lengths)
         rows, steps = arrays[0].shape[:2]
@@ -151,7 +157,8 @@ class Session:
         specs = self.model.inputs
         arrays = as_inputs(sequence, specs, "sequence")
         if self.batch_size is None:
-            require_leading(arrays, specs, ("time",), "sequence")
+            with batch_size_explained(None, arrays, specs, leading=1):
+                require_leading(arrays, specs, ("time",), "sequence")
             arrays = [array[np.newaxis] for array in arrays]
             lengths = lengths if lengths is None else np.atleast_1d(np.asarray(lengths))
         rows, steps = require_leading(arrays, specs, ("batch", "time"), "sequence")
@@ -200,6 +207,7 @@ class Session:
                 ``[1, units]``.
             step_count: the steps that it counts from now on; None: as before.
         """
+        self._account.require_not_ended()
         message = as_state(self.model.state_size, state, self.model.working_dtype(), "state")
         deadline = self._transport.deadline(timeout_s)
         async with self._account.turn(deadline):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,15 +17,17 @@ from google.protobuf.message import Message
 from cellserve.errors import (
     CellServeError,
     DeadlineExceededError,
-    DrainingError,
     FailedPreconditionError,
     FieldInvalidError,
+    ResourceExhaustedError,
     RunCancelledError,
     UnavailableError,
     from_rpc_error,
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
 from cellserve_client.address import parse_address, unreachable
+from cellserve_client.deadlines import Deadline
+from cellserve_client.outcomes import Attempts
 from cellserve_client.retry import Retrier, RetryPolicy
 
 MIB = 1 << 20
@@ -37,48 +39,8 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 5_000
 FIRST_RECONNECT_MS = 50
 LONGEST_RECONNECT_MS = 2_000
-# After these an attempt may have been applied without our knowing.
-AMBIGUOUS_CODES = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.DATA_LOSS,
-    }
-)
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """Until when a call may take, retries and waits for a turn included.
-
-    Attributes:
-        at: on ``clock``, in seconds.
-        timeout_s: the whole time that the call was given.
-        clock: what tells the time.
-    """
-
-    at: float
-    timeout_s: float
-    clock: Callable[[], float]
-
-    def remaining_s(self) -> float:
-        """The seconds that are left; not above 0 when it is over."""
-        return self.at - self.clock()
-
-
-@dataclass
-class Attempts:
-    """What became of a request's attempts: ``ambiguous`` once one may have been applied though no answer came."""
-
-    ambiguous: bool = False
-
-    def failed(self, error: CellServeError) -> None:
-        """Notes how an attempt ended. A server that is draining has not begun."""
-        if error.code in AMBIGUOUS_CODES and not isinstance(error, DrainingError):
-            self.ambiguous = True
+# grpc's words for an answer above this client's limit, within others; SERVER tells of a request above the server's.
+_TOO_LARGE = re.compile(r"(?<!SERVER: )Received message larger than max \((\d+) vs\. (\d+)\)")
 
 
 class Transport:
@@ -174,9 +136,9 @@ class Transport:
                 delay_s = self._retrier.delay_s(error, number, deadline.remaining_s())
                 if delay_s is None:
                     raise
-            except asyncio.CancelledError:
-                attempts.ambiguous = True
-                if self._closed and not _is_being_cancelled():
+            except BaseException as error:
+                attempts.failed(error)
+                if isinstance(error, asyncio.CancelledError) and self._closed and not _is_being_cancelled():
                     raise RunCancelledError("the connection was closed while the request was under way") from None
                 raise
             await self._sleep(delay_s)
@@ -206,7 +168,17 @@ class Transport:
             # grpc's own words, of which there are several; a server that was in time to refuse has better ones.
             return self._too_late(deadline) if "Deadline Exceeded" in error.message else error
         self._retrier.reached()
+        sizes = _TOO_LARGE.search(error.message) if type(error) is ResourceExhaustedError else None
+        if sizes is not None and int(sizes[2]) == self.max_message_bytes:
+            return self._too_large(int(sizes[1]))
         return error
+
+    def _too_large(self, size: int) -> ResourceExhaustedError:
+        return ResourceExhaustedError(
+            f"the answer has {size} bytes, more than this connection takes: expected at most "
+            f"max_message_bytes={self.max_message_bytes}; connect(..., max_message_bytes=...) takes more",
+            metadata={"size": str(size), "max_message_bytes": str(self.max_message_bytes)},
+        )
 
     def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
         return DeadlineExceededError(

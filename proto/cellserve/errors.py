@@ -5,6 +5,7 @@ The server raises these and the client raises them again: code, reason, message 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, ClassVar
 
 import grpc
@@ -14,8 +15,10 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 DOMAIN = "cellserve"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"
-# The status travels in a header, and peers refuse headers above 8 KiB.
-MESSAGE_LIMIT_BYTES = 2000
+# The status travels in a header, its message in another one too, and peers refuse headers above 8 KiB in all.
+MESSAGE_LIMIT_BYTES = 1000
+METADATA_LIMIT_BYTES = 200  # of each value
+METADATA_LIMIT_ENTRIES = 16
 
 
 class CellServeError(Exception):
@@ -252,6 +255,11 @@ def _descendants(cls: type[CellServeError]) -> list[type[CellServeError]]:
     return [cls, *(found for child in cls.__subclasses__() for found in _descendants(child))]
 
 
+def all_reasons() -> frozenset[str]:
+    """Every word that ``reason`` may be, the empty one apart."""
+    return frozenset(cls.reason for cls in _descendants(CellServeError) if cls.reason)
+
+
 def _class_for(code: grpc.StatusCode, reason: str) -> type[CellServeError]:
     candidates = [cls for cls in _descendants(CellServeError) if cls.code is code and cls is not PartialRunError]
     for cls in candidates:
@@ -262,18 +270,27 @@ def _class_for(code: grpc.StatusCode, reason: str) -> type[CellServeError]:
 
 
 def status_of(error: CellServeError) -> status_pb2.Status:
-    """Packs an error as ``google.rpc.Status`` with ``ErrorInfo`` and, where a retry is of use, ``RetryInfo``."""
+    """Packs an error as ``google.rpc.Status`` with ``ErrorInfo`` and, where a retry is of use, ``RetryInfo``.
+
+    What is too long for a header is cut: the message, each value of the metadata, and the number of these.
+    """
     number: int = error.code.value[0]
-    message = error.message.encode(errors="replace")[:MESSAGE_LIMIT_BYTES].decode(errors="ignore")
-    status = status_pb2.Status(code=number, message=message)
+    status = status_pb2.Status(code=number, message=_cut(error.message, MESSAGE_LIMIT_BYTES))
     if error.reason:
-        info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+        kept = itertools.islice(error.metadata.items(), METADATA_LIMIT_ENTRIES)
+        metadata = {key: _cut(value, METADATA_LIMIT_BYTES) for key, value in kept}
+        info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
         status.details.add().Pack(info)
     if error.retry_after_s is not None:
         delay = Duration()
         delay.FromMilliseconds(round(error.retry_after_s * 1000))
         status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def _cut(text: str, limit_bytes: int) -> str:
+    """The begin of a text, at most so many bytes of UTF-8; no character is cut in two."""
+    return text.encode(errors="replace")[:limit_bytes].decode(errors="ignore")
 
 
 def error_of(status: status_pb2.Status) -> CellServeError:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import platform
 import random
 import secrets
-import socket
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,7 +25,8 @@ from cellserve.v1 import (
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
-from cellserve_server.config import ServerConfig
+from cellserve_server.binding import StartError, bind_error, host_port, require_private_or_insecure
+from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.engine import draining_error
 from cellserve_server.http.metrics_page import MetricsPage
 from cellserve_server.interceptors import RpcInterceptor
@@ -36,6 +35,7 @@ from cellserve_server.model_service import ModelService
 from cellserve_server.model_watch import ModelLoader
 from cellserve_server.models import ModelRepository
 from cellserve_server.operations import SessionOperations
+from cellserve_server.refusals import Refusals
 from cellserve_server.requests import RequestMemory
 from cellserve_server.service import RecurrentService
 from cellserve_server.streams import Streams
@@ -52,10 +52,6 @@ SWEEP_MAX_S = 60.0
 LAST_BYTES_S = 0.5
 KEEPALIVE_S = 60
 PING_INTERVAL_MIN_S = 10
-
-
-class StartError(Exception):
-    """The server cannot start as it was told to; the message is for people and says what to change."""
 
 
 def steady_clock() -> Callable[[], float]:
@@ -82,8 +78,8 @@ class App:
         new_id: makes ids of sessions, lives and incidents; None: random ones.
 
     Attributes:
-        metrics, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server within a
-            program.
+        metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
+            within a program.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
 
@@ -97,6 +93,7 @@ class App:
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
+        self.refusals = Refusals(self.metrics, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
         self.operations = SessionOperations(config, self.models, self.metrics, clock, new_id)
@@ -105,13 +102,15 @@ class App:
         self._config = config
         self._clock = clock
         self._new_id = new_id
-        self.streams = Streams(config, self.models, self.operations)
+        self.streams = Streams(config, self.models, self.operations, self.refusals)
         self.interceptor = RpcInterceptor(
             self.metrics,
+            self.refusals,
             new_id,
             self._refusal,
-            config.max_concurrent_rpcs,
-            config.queue_full_retry_ms / 1000,
+            max_rpcs=config.max_concurrent_rpcs,
+            max_message_bytes=config.max_message_bytes,
+            retry_s=config.queue_full_retry_ms / 1000,
         )
         self._health = health.aio.HealthServicer()
         self._loading = True
@@ -164,11 +163,12 @@ class App:
         self.models.on_unload = self.operations.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
         self._watch()
+        # Before the page: where a server runs already, the port of the two that is spoken of is that of the RPCs.
+        server = self._make_server()
         self._start_page()
         self._exit.callback(self.operations.stop)
         self._exit.push_async_callback(self.engine.stop)
         self.engine.start().add_done_callback(self._note_engine_end)
-        server = self._make_server()
         self._exit.push_async_callback(server.stop, LAST_BYTES_S)
         self._exit.push_async_callback(self._health.enter_graceful_shutdown)
         await self._set_health(False)
@@ -201,7 +201,7 @@ class App:
         try:
             self._port = server.add_insecure_port(host_port(config.host, config.port))
         except RuntimeError as error:
-            raise _bind_error("port", config.host, config.port) from error
+            raise bind_error("--port", config.host, config.port) from error
         return server
 
     def _start_page(self) -> None:
@@ -212,7 +212,7 @@ class App:
             self._page = MetricsPage(self.metrics.registry, host, port)
         except (OSError, OverflowError) as error:
             if self._config.port != 0:
-                raise _bind_error("http_port", host, port) from error
+                raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
             self._page = MetricsPage(self.metrics.registry, host, 0)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
@@ -285,58 +285,24 @@ class App:
             self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
         self._log.info("drained", seconds=round(time.monotonic() - started, 3))
 
+    def note_forced(self) -> None:
+        """Logs what a stop cuts off that does not wait for the drain."""
+        self._log.warning(
+            "drain_forced", rpcs=self.interceptor.active, runs=self.engine.queued_runs, streams=len(self.streams)
+        )
+
     async def stop(self) -> None:
         """Stops everything that was started, the last first. RPCs that are under way are cancelled."""
         self._draining = True
         await self._exit.aclose()
 
 
-def host_port(host: str, port: int) -> str:
-    """``host:port``, an IPv6 address in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def require_private_or_insecure(config: ServerConfig) -> None:
-    """Refuses to listen without TLS where other machines may reach it, unless that was asked for.
-
-    Raises:
-        StartError: naming the setting and the flag.
-    """
-    pages = [("http_host", config.http_host)] if config.http_port != -1 else []
-    for setting, host in (("host", config.host), *pages):
-        if not config.insecure and not _is_loopback(host):
-            raise StartError(
-                f"{setting}: {host!r} is reached by other machines and there is no TLS; "
-                "use 127.0.0.1, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
-            )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # A name: it may mean any address, now or later.
-
-
-def _bind_error(setting: str, host: str, port: int) -> StartError:
-    """Finds out why an address cannot be listened on: grpc does not say."""
-    reason = "the address cannot be used"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-    return StartError(f"{setting}: cannot listen on {host_port(host, port)}: {reason}")
-
-
 def _server_options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         # Two servers that share a port by accident would each get half of the sessions.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.max_message_bytes),
+        # The interceptor refuses what is above the limit, with a status of ours; grpc's own refusal is seen by nobody.
+        ("grpc.max_receive_message_length", min(2 * config.max_message_bytes, INT32_MAX)),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", config.max_concurrent_rpcs),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from cellserve_server import logs
 from cellserve_server.config import ServerConfig
@@ -29,6 +30,7 @@ def serve(arguments: Sequence[str]) -> int:
     try:
         with _command().make_context("cellserve serve", list(arguments)) as context:
             config = ServerConfig(**context.params)
+            _require_models_folder(context, config)
         logs.configure(config.log_level, config.log_format)
     except click.exceptions.Exit as done:  # --help was answered.
         return done.exit_code
@@ -44,11 +46,22 @@ def _usage_error(message: str) -> int:
     return USAGE_ERROR
 
 
+def _require_models_folder(context: click.Context, config: ServerConfig) -> None:
+    """A folder that was named has to be there; without the default one the server has defined models alone."""
+    named = context.get_parameter_source("models") in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    if named and not os.path.isdir(config.models):
+        raise click.UsageError(f"--models: expected a folder; there is none at {config.models!r}")
+
+
 def _command() -> click.Command:
     help_text = (serve.__doc__ or "").partition("\n")[0]
     epilog = f"Every option is also an environment variable: --max-sessions is {ENVIRONMENT_PREFIX}MAX_SESSIONS."
     return click.Command(
-        "serve", params=[_option(field) for field in fields(ServerConfig)], help=help_text, epilog=epilog
+        "serve",
+        params=[_option(field) for field in fields(ServerConfig)],
+        help=help_text,
+        epilog=epilog,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
 
@@ -78,7 +91,8 @@ def _run(config: ServerConfig) -> int:
 
 
 async def _serve(config: ServerConfig) -> int:
-    from cellserve_server.app import App, StartError
+    from cellserve_server.app import App
+    from cellserve_server.binding import StartError
 
     stop, force = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -91,7 +105,10 @@ async def _serve(config: ServerConfig) -> int:
         print(f"cellserve listening on {app.address}", flush=True)
         if await _first(stop.wait(), app.failed.wait()) == 1:
             return FAILED
-        return 0 if await _first(app.drain(), force.wait()) == 0 else FAILED
+        if await _first(app.drain(), force.wait()) == 1:
+            app.note_forced()
+            return FAILED
+        return 0
     except StartError as error:
         print(f"cellserve serve: {error}", file=sys.stderr)
         return FAILED

@@ -24,6 +24,7 @@ class StepColumns:
     Attributes:
         input_bytes: what one position takes in all inputs.
         output_bytes: what one position takes in all outputs.
+        run_bytes: what one position holds in the engine: both, and the rows that it works on.
     """
 
     def __init__(self, model: LoadedModel, rows: int) -> None:
@@ -32,6 +33,7 @@ class StepColumns:
         self._has_ids = any(spec.dtype.kind != "f" for spec in model.inputs)
         self.input_bytes = sum(step_bytes(spec, rows) for spec in model.inputs)
         self.output_bytes = sum(step_bytes(spec, rows) for spec in model.outputs)
+        self.run_bytes = self.input_bytes + self.output_bytes + rows * model.state_bytes_per_row
 
     def split(self, columns: Sequence[bytes], positions: int) -> list[tuple[Array, ...]]:
         """The inputs of each position, ``[rows, 1, ...]`` each; they look into the message's bytes.

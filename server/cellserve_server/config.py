@@ -5,14 +5,19 @@ Each is a flag of ``cellserve serve`` (``--max-sessions``) and an environment va
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 MIB = 1 << 20
 
 
-def _setting(default: Any, help_text: str, minimum: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "minimum": minimum})
+DAY_S = 86_400.0
+INT32_MAX = (1 << 31) - 1
+
+
+def _setting(default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help_text, "minimum": minimum, "maximum": maximum})
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class ServerConfig:
 
     # Where
     host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs --insecure.")
-    port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0)
+    port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0, 65_535)
     insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     models_poll_s: float = _setting(
@@ -33,15 +38,21 @@ class ServerConfig:
         "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off. A port that is taken is an "
         "error, but with --port 0 a free one is picked.",
         -1,
+        65_535,
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
 
     # Messages
-    max_message_bytes: int = _setting(16 * MIB, "The largest message, in either direction.", 1024)
-    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1)
-    max_rows: int = _setting(4096, "The rows (batch size) of one session, call or sequence.", 1)
-    max_concurrent_rpcs: int = _setting(4096, "RPCs under way at once; more wait in HTTP/2.", 1)
+    max_message_bytes: int = _setting(16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB)
+    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1, INT32_MAX)
+    max_rows: int = _setting(4096, "The rows (batch size) of one session, call or sequence.", 1, INT32_MAX)
+    max_concurrent_rpcs: int = _setting(
+        4096,
+        "RPCs under way at once. More on one connection wait in HTTP/2; more in all are refused with QUEUE_FULL.",
+        1,
+        INT32_MAX,
+    )
 
     # Queue and ticks
     max_queued_runs: int = _setting(16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1)
@@ -50,19 +61,24 @@ class ServerConfig:
     inline_tick_us: int = _setting(
         1000, "A tick predicted to be shorter runs on the event loop, a longer one in a thread; in microseconds.", 0
     )
-    queue_full_retry_ms: int = _setting(50, "What RetryInfo says when the queue is full, in milliseconds.", 1)
+    queue_full_retry_ms: int = _setting(
+        50, "What RetryInfo says when the queue is full, in milliseconds.", 1, 3_600_000
+    )
 
     # Sessions
     max_sessions: int = _setting(1_000_000, "Open sessions.", 1)
     max_state_bytes: int = _setting(4096 * MIB, "Bytes of the states of all sessions, both copies counted.", 1024)
     default_ttl_s: float = _setting(3600.0, "How long an unused session lives when it does not say, in seconds.", 0.001)
-    max_ttl_s: float = _setting(7 * 86400.0, "The longest ttl that a session may ask for, in seconds.", 0.001)
+    max_ttl_s: float = _setting(
+        7 * DAY_S, "The longest ttl that a session may ask for, in seconds.", 0.001, 3650 * DAY_S
+    )
     max_tombstones: int = _setting(100_000, "Ended sessions whose reason for ending is remembered.", 0)
     max_remembered_requests: int = _setting(100_000, "request_ids whose answers are remembered.", 1)
     remember_requests_s: float = _setting(600.0, "How long an answer to a request_id is remembered, in seconds.", 1)
 
     # Streams
     stream_window_messages: int = _setting(64, "Unanswered Steps of one stream before the server stops reading.", 1)
+    stream_window_steps: int = _setting(4096, "Steps in these messages before the server stops reading.", 1)
     stream_window_bytes: int = _setting(
         64 * MIB, "Bytes of the inputs and outputs of these Steps before the server stops reading.", 1024
     )
@@ -74,14 +90,22 @@ class ServerConfig:
     max_defined_model_bytes: int = _setting(512 * MIB, "Bytes of the weights of these models, of one tenant.", 0)
     defined_model_ttl_s: float = _setting(3600.0, "How long an unused defined model stays, in seconds.", 0.001)
 
+    define_idle_timeout_s: float = _setting(
+        30.0, "How long DefineModel waits for the next piece of a model's weights, in seconds.", 0.001, DAY_S
+    )
+
     # Stopping
-    drain_timeout_s: float = _setting(30.0, "How long SIGTERM waits for running work, in seconds.", 0)
+    drain_timeout_s: float = _setting(30.0, "How long SIGTERM waits for running work, in seconds.", 0, DAY_S)
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, minimum = getattr(self, item.name), item.metadata["minimum"]
+            value, minimum, maximum = getattr(self, item.name), item.metadata["minimum"], item.metadata["maximum"]
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{item.name}: expected a finite number; got {value}")
             if minimum is not None and value < minimum:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
+            if maximum is not None and value > maximum:
+                raise ValueError(f"{item.name}: expected at most {maximum}; got {value}")
         if 0 < self.models_poll_s < 1:
             raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
         for name in ("default_ttl_s", "defined_model_ttl_s"):

@@ -18,7 +18,7 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.fields import SESSION_PREFIX
 from cellserve_server.models import LoadedModel
 from cellserve_server.runs import RunResult
-from cellserve_server.sessions import Session
+from cellserve_server.sessions import SessionSnapshot
 
 # What a tensor takes besides its data at most: tags and lengths, the type, and eight dimensions.
 TENSOR_OVERHEAD_BYTES = 128
@@ -93,8 +93,8 @@ def state_message(model: LoadedModel, leaves: Sequence[Array] | None) -> state_p
     return None if leaves is None else state_to_proto(model.structure, leaves)
 
 
-def session_message(session: Session, leaves: Sequence[Array] | None = None) -> session_pb2.Session:
-    """The session as clients see it, with its state when there are leaves."""
+def session_message(session: SessionSnapshot) -> session_pb2.Session:
+    """The session as clients see it, with its state when the snapshot has it."""
     return session_pb2.Session(
         name=SESSION_PREFIX + session.key.id,
         uid=session.uid,
@@ -104,7 +104,8 @@ def session_message(session: Session, leaves: Sequence[Array] | None = None) -> 
         ttl=duration_of(session.ttl_s),
         expire_time=_timestamp_of(session.expire_time),
         create_time=_timestamp_of(session.create_time),
-        state=state_message(session.model, leaves),
+        state=state_message(session.model, session.leaves),
+        last_run_id=session.last_run_id,
     )
 
 

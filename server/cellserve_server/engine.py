@@ -23,20 +23,21 @@ from cellserve.errors import (
     CellServeError,
     DeadlineExceededError,
     DrainingError,
-    InternalError,
     QueueFullError,
     RunCancelledError,
 )
 from cellserve.tensors import Array
 from cellserve_server.admission import check_alive, is_repeat
 from cellserve_server.config import ServerConfig
+from cellserve_server.incidents import internal_error
 from cellserve_server.lanes import Lane, LaneTable, metrics_label
 from cellserve_server.metrics import Metrics
-from cellserve_server.runs import OutputMode, Run, RunResult
+from cellserve_server.runs import Run, RunResult
 from cellserve_server.scheduler import Scheduler
 from cellserve_server.sessions import LastRun, Session, SessionTable
 from cellserve_server.ticks import Batch, gather, scatter
 from cellserve_server.turns import Turn
+from cellserve_server.whole_runs import WholeRuns
 
 DRAIN_RETRY_S = 1.0
 OUTCOMES: dict[type[CellServeError], str] = {RunCancelledError: "cancelled", DeadlineExceededError: "deadline"}
@@ -78,6 +79,9 @@ class Engine:
         self._idle = asyncio.Event()
         self._idle.set()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellserve-compute")
+        self._whole = WholeRuns(clock, self._finish, self._fail, self._observe_whole)
+        self._waiting_turns = 0
+        self._room = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
 
     @property
@@ -104,13 +108,14 @@ class Engine:
             self._log.warning("drain_timeout", runs_left=len(self._runs), timeout_s=timeout_s)
             for run in self._runs:
                 run.refuse(draining_error())
-            await self._idle.wait()  # One tick at most: each run that is left is refused before its next one.
+            await self._idle.wait()  # Each run that is left is refused before its next step.
 
     async def stop(self) -> None:
         """Stops the loop and the compute thread."""
         if self._loop_task is not None:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
+        await self._whole.stop()
         self._thread.shutdown(wait=True)
 
     # --- what comes in ----------------------------------------------------------------------------------------
@@ -156,15 +161,26 @@ class Engine:
         """Does something with a session once the runs and turns that arrived before it are over.
 
         Returns:
-            A future with what ``action`` returned or raised; cancelled before its turn, it is left out.
+            A future with what ``action`` returned or raised; cancelled before its turn, it is left out. What was read
+            of the session has to come out by this way: once the turn is over the next one may change it.
+
+        Raises:
+            QueueFullError: too many operations wait.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         turn = Turn(action, future)
-        if session.busy:
-            self._enqueue(session, turn.take)
-        else:
+        if not session.busy:
             turn.take()
+            return future
+        if self._waiting_turns >= self._config.max_queued_runs:
+            raise self._queue_full(f"{self._waiting_turns} operations wait for their turn")
+        self._waiting_turns += 1
+        self._enqueue(session, partial(self._take_turn, turn))
         return future
+
+    def _take_turn(self, turn: Turn) -> None:
+        self._waiting_turns -= 1
+        turn.take()
 
     def release(self, session: Session) -> None:
         """A session is over: its rows go back, and its run under way is dropped. What waits for it is told in turn."""
@@ -181,15 +197,33 @@ class Engine:
             session.waiting = deque()
         session.waiting.append(action)
 
+    def has_room(self, runs: int, size_bytes: int, share: float = 1.0) -> bool:
+        """Whether so many runs of so many bytes in all would be taken. Any would where there is no other.
+
+        Args:
+            share: of the queue's limits that they may fill, with what is there.
+        """
+        if not self._runs:
+            return True
+        return (
+            len(self._runs) + runs <= self._config.max_queued_runs * share
+            and self._queued_bytes + size_bytes <= self._config.max_queued_bytes * share
+        )
+
+    async def room(self) -> None:
+        """Waits until some run is over."""
+        self._room.clear()
+        await self._room.wait()
+
     def _require_room(self, run: Run) -> None:
-        runs_full = len(self._runs) >= self._config.max_queued_runs
-        bytes_full = bool(self._runs) and self._queued_bytes + run.size_bytes > self._config.max_queued_bytes
-        if runs_full or bytes_full:
-            raise QueueFullError(
-                f"the queue is full: {len(self._runs)} of {self._config.max_queued_runs} runs, "
-                f"{self._queued_bytes} of {self._config.max_queued_bytes} bytes",
-                retry_after_s=self._config.queue_full_retry_ms / 1000,
+        if not self.has_room(1, run.size_bytes):
+            raise self._queue_full(
+                f"{len(self._runs)} of {self._config.max_queued_runs} runs, "
+                f"{self._queued_bytes} of {self._config.max_queued_bytes} bytes"
             )
+
+    def _queue_full(self, how: str) -> QueueFullError:
+        return QueueFullError(f"the queue is full: {how}", retry_after_s=self._config.queue_full_retry_ms / 1000)
 
     # --- how a run begins -------------------------------------------------------------------------------------
 
@@ -208,10 +242,12 @@ class Engine:
         if run.steps == 0 or run.rows == 0:
             self._settle_without_steps(lane, run)
             return
+        if not run.model.steppable:
+            self._whole.begin(run)
+            return
         run.work_rows = lane.slab.take(run.rows)
         self._load(lane, run)
-        # A model that needs whole sequences has its run to itself.
-        self._scheduler.add(lane, run, run.rows if run.model.steppable else self._config.max_tick_rows + 1)
+        self._scheduler.add(lane, run, run.rows)
         self._wake.set()
 
     def _load(self, lane: Lane, run: Run) -> None:
@@ -256,10 +292,7 @@ class Engine:
     async def _tick(self, lane: Lane, runs: Sequence[Run]) -> None:
         started = time.perf_counter()
         try:
-            if lane.model.steppable:
-                rows = await self._step(lane, runs)
-            else:
-                rows = await self._run_whole(lane, runs[0])
+            rows = await self._step(lane, runs)
         except Exception as error:  # Nothing in a tick raises on purpose.
             await self._isolate(lane, runs, error)
             return
@@ -278,9 +311,16 @@ class Engine:
             for run in runs:
                 await self._tick(lane, [run])
             return
-        incident = self._new_id()
-        self._log.error("tick_failed", incident=incident, model=lane.model.resource_name, exc_info=error)
-        self._finish(runs[0], InternalError(f"internal error {incident}; the server's log says more"))
+        self._fail(runs[0], error)
+
+    def _fail(self, run: Run, error: Exception) -> None:
+        """Answers a run that met a bug of ours."""
+        self._finish(run, internal_error(self._log, self._new_id, error, {"model": run.model.resource_name}))
+
+    def _observe_whole(self, run: Run, seconds: float) -> None:
+        label = metrics_label(run.model)
+        self._metrics.tick(label, run.rows, seconds)
+        self._metrics.steps(label, run.steps)
 
     async def _step(self, lane: Lane, runs: Sequence[Run]) -> int:
         batch = gather(lane.slab, runs)
@@ -296,22 +336,6 @@ class Engine:
             return network.step(batch.inputs, batch.leaves)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, network.step, batch.inputs, batch.leaves)
-
-    async def _run_whole(self, lane: Lane, run: Run) -> int:
-        """The whole sequence of a model that cannot be stepped, in the compute thread."""
-        lengths = np.full(run.rows, run.time, dtype=np.int64) if run.lengths is None else run.lengths
-        loop = asyncio.get_running_loop()
-        outputs, leaves = await loop.run_in_executor(
-            self._thread, lane.model.network.run, run.inputs, lengths, lane.slab.read(run.read_rows)
-        )
-        lane.slab.write(run.work_rows, leaves)
-        if run.mode is OutputMode.ALL:
-            run.outputs = list(outputs)
-        elif run.mode is OutputMode.LAST:
-            last = np.maximum(lengths - 1, 0)  # A row of length 0 is zeros everywhere, at step 0 too.
-            run.outputs = [output[np.arange(run.rows), last][:, np.newaxis] for output in outputs]
-        run.position = run.steps
-        return run.rows
 
     # --- how a run ends ---------------------------------------------------------------------------------------
 
@@ -377,6 +401,7 @@ class Engine:
             run.session.active = None
         if not self._runs:
             self._idle.set()
+        self._room.set()
         if run.on_done is not None:
             run.on_done(run)
 

@@ -12,12 +12,19 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from cellserve.errors import CellServeError, FieldInvalidError, InternalError, QueueFullError, trailers_of
+from cellserve.errors import (
+    STATUS_DETAILS_KEY,
+    CellServeError,
+    FieldInvalidError,
+    InternalError,
+    QueueFullError,
+    status_of,
+)
+from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import Metrics, RpcMetrics
+from cellserve_server.refusals import Refusals
 
 OWN_SERVICES = "/cellserve."
-# A status's message travels percent-encoded in a header, beside the details; peers refuse headers above 8 KiB.
-STATUS_MESSAGE_BYTES = 1000
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -26,10 +33,10 @@ Behaviour: TypeAlias = Any
 
 
 class _Undecodable:
-    """Stands for a request whose bytes are no message, until there is a context to answer it on."""
+    """Stands for a request that is no message or too large a one, until there is a context to answer it on."""
 
-    def __init__(self, method: str) -> None:
-        self.error = FieldInvalidError(f"request: the bytes are not the message that {method} takes")
+    def __init__(self, error: CellServeError) -> None:
+        self.error = error
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):
@@ -37,11 +44,13 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     Args:
         metrics: told of every RPC and message.
+        refusals: told of every error that an RPC ends with.
         new_id: makes the ids under which bugs are logged.
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
         max_rpcs: RPCs of our services under way at once.
-        retry_s: what RetryInfo says to those above it, in seconds.
+        max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
+        retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
 
     Attributes:
         active: RPCs of our services that are under way.
@@ -50,16 +59,21 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         metrics: Metrics,
+        refusals: Refusals,
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
+        *,
         max_rpcs: int,
+        max_message_bytes: int,
         retry_s: float,
     ) -> None:
         self.active = 0
+        self.refusals = refusals
         self._metrics = metrics
         self._new_id = new_id
         self._gate = gate
         self.max_rpcs = max_rpcs
+        self._max_message_bytes = max_message_bytes
         self._retry_s = retry_s
         self._idle = asyncio.Event()
         self._idle.set()
@@ -88,7 +102,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
         call = _Call(self, method, RpcMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call)
+        decode = _counting_decoder(handler, call, self._max_message_bytes)
         encode = _counting_encoder(handler, call)
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
@@ -120,9 +134,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def internal(self, method: str, error: Exception) -> InternalError:
         """Logs a bug of ours and makes what the caller sees of it: an id."""
-        error_id = self._new_id()
-        self._log.error("internal_error", error_id=error_id, method=method, exc_info=error)
-        return InternalError(f"an error inside the server; it is logged as {error_id}", metadata={"error_id": error_id})
+        return internal_error(self._log, self._new_id, error, {"method": method})
 
 
 class _Call:
@@ -164,6 +176,9 @@ class _Call:
 
     def leave(self) -> None:
         self._interceptor.leave()
+
+    def refused(self, error: CellServeError) -> None:
+        self._interceptor.refusals.note(error)
 
     def internal(self, error: Exception) -> InternalError:
         return self._interceptor.internal(self.method, error)
@@ -209,8 +224,9 @@ class _Outcome:
         return grpc.StatusCode.INTERNAL
 
     async def _abort(self, error: CellServeError) -> None:
-        message = error.message.encode()[:STATUS_MESSAGE_BYTES].decode(errors="ignore")
-        await self._context.abort(error.code, message, trailers_of(error))
+        self._call.refused(error)
+        status = status_of(error)  # Its message is cut to what a header takes.
+        await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
 
 def _decoded(request: Any) -> Any:
@@ -227,16 +243,20 @@ async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield request
 
 
-def _counting_decoder(handler: Handler, call: _Call) -> Callable[[bytes], Any]:
+def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable[[bytes], Any]:
     decode, received = handler.request_deserializer, call.metrics.received
 
     def decoder(data: bytes) -> Any:
         received.inc()
+        # An error that is raised here would reach the caller as UNKNOWN.
+        if len(data) > max_bytes:
+            words = f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}"
+            return _Undecodable(FieldInvalidError(words, metadata={"max_message_bytes": str(max_bytes)}))
         try:
             return data if decode is None else decode(data)
         except DecodeError:
-            # Raised here it would reach the caller as UNKNOWN.
-            return _Undecodable(call.method)
+            words = f"request: the bytes are not the message that {call.method} takes"
+            return _Undecodable(FieldInvalidError(words))
 
     return decoder
 

@@ -55,6 +55,14 @@ class LaneTable:
     def __len__(self) -> int:
         return len(self._lanes)
 
+    def slab_bytes(self) -> int:
+        """The bytes of all slabs, free rows too. May be called by another thread."""
+        return sum(lane.slab.nbytes for lane in list(self._lanes.values()))
+
+    def slab_rows(self) -> int:
+        """The rows that are given out, of all slabs. May be called by another thread."""
+        return sum(lane.slab.rows_in_use for lane in list(self._lanes.values()))
+
     def forget(self, model: LoadedModel) -> None:
         """The model has gone: lets its lane go as soon as nobody uses it."""
         if model in self._lanes:

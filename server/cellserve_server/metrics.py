@@ -12,11 +12,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from cellserve.errors import all_reasons
+
 OUTCOMES = ("ok", "error", "cancelled", "deadline")
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 # Beyond so many names of models the rest share one label, so that loading and unloading cannot grow it for ever.
 MAX_MODEL_LABELS = 1000
 OTHER_MODELS = "other"
+OTHER_REASONS = "other"
 RPC_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 TICK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 TICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -117,6 +120,10 @@ class Metrics:
         self._created = Counter("cellserve_sessions_created", "Sessions made.", registry=registry)
         self._ended = Counter("cellserve_sessions_ended", "Sessions ended, by reason.", ("reason",), registry=registry)
         self._streams = Gauge("cellserve_streams", "Open streams.", registry=registry)
+        self._slab_bytes = Gauge("cellserve_slab_bytes", "Bytes set aside for states.", registry=registry)
+        self._slab_rows = Gauge("cellserve_slab_rows", "Rows set aside for states.", registry=registry)
+        refusals = Counter("cellserve_refusals", "Errors answered, by reason.", ("reason",), registry=registry)
+        self._refusals = {reason: refusals.labels(reason) for reason in (*sorted(all_reasons()), OTHER_REASONS)}
 
     # --- what the server is --------------------------------------------------------------------------------------
 
@@ -133,6 +140,8 @@ class Metrics:
         sessions: Callable[[], int] | None = None,
         state_bytes: Callable[[], int] | None = None,
         streams: Callable[[], int] | None = None,
+        slab_bytes: Callable[[], int] | None = None,
+        slab_rows: Callable[[], int] | None = None,
     ) -> None:
         """Says where gauges get their values from. Called by another thread: the functions read one number each."""
         watched = (
@@ -141,6 +150,8 @@ class Metrics:
             (self._sessions, sessions),
             (self._state_bytes, state_bytes),
             (self._streams, streams),
+            (self._slab_bytes, slab_bytes),
+            (self._slab_rows, slab_rows),
         )
         for gauge, function in watched:
             if function is not None:
@@ -178,6 +189,10 @@ class Metrics:
     def session_ended(self, reason: str) -> None:
         """A session ended: ``expired``, ``deleted``, ``unloaded``."""
         self._ended.labels(reason).inc()
+
+    def refused(self, reason: str) -> None:
+        """A request, or a part of one, was answered with an error of this reason."""
+        self._refusals.get(reason, self._refusals[OTHER_REASONS]).inc()
 
     def _of(self, model: str) -> _ModelMetrics:
         children = self._models.get(model)

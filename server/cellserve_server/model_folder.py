@@ -17,7 +17,7 @@ from cellserve.errors import (
 )
 from cellserve_server.defined_models import DEFINED_PREFIX
 from cellserve_server.loaded_model import BrokenModel, LoadedModel, ModelDraft, ModelState, draft_of_prepared
-from cellserve_server.model_files import MODEL_NAME_PATTERN, VERSION_PATTERN, read_model
+from cellserve_server.model_files import CELL_FILE, MODEL_NAME_PATTERN, VERSION_PATTERN, read_model
 
 MAX_VERSIONS = 10_000
 _SHOWN = 5
@@ -176,4 +176,6 @@ class ModelFolder:
         odd = sorted({folder.name for folder in folders if not folder.name.startswith(".")} - set(legal))
         if odd:
             log.warning("version_not_allowed", model=name, folders=odd[:_SHOWN], expected="1, 2, 3, ...")
+        if not legal:
+            log.warning("model_has_no_version", model=name, expected=str(self._root / name / "1" / CELL_FILE))
         return sorted(map(int, legal))

@@ -18,7 +18,7 @@ from cellserve_server.fields import last_of_page_token, page_size_of, page_token
 from cellserve_server.model_watch import ModelLoader
 from cellserve_server.models import BrokenModel, LoadedModel, ModelRepository, draft_model
 from cellserve_server.security import tenant_of
-from cellserve_server.weight_upload import Header, read_header, receive_weights
+from cellserve_server.weight_upload import Header, read_header, receive_weights, steadily
 from cellserve_server.weights import weight_bytes
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -79,13 +79,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> messages.DefineModelResponse:
         """Makes a model of a cell that the client describes."""
         tenant = tenant_of(context)
-        header = read_header(await anext(request_iterator, None), self._config)
+        requests = steadily(request_iterator, self._config.define_idle_timeout_s)
+        header = read_header(await anext(requests, None), self._config)
         self._models.check_definable(header.description)
         wanted = weight_bytes(header.description)
         self._require_room(tenant, wanted)
         self._defining_bytes[tenant] += wanted
         try:
-            model = await self._define(tenant, header, request_iterator)
+            model = await self._define(tenant, header, requests)
         finally:
             self._defining_bytes[tenant] -= wanted
             if not self._defining_bytes[tenant]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
 
 from cellserve.errors import FieldInvalidError, ModelNotFoundError
 from cellserve.specs import ModelDescription
-from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
 from cellserve_server.defined_models import DEFINED_PREFIX, DefinedModels
 from cellserve_server.loaded_model import BrokenModel, LoadedModel, ModelDraft, ModelState, draft_model
@@ -104,15 +103,6 @@ class ModelRepository:
         """The number of versions, all tenants' together, by state. May be called by another thread."""
         return dict(Counter(entry.state.value for entry in [*self._folder, *self._defined]))
 
-    def load(self, name: str) -> LoadedModel:
-        """Loads a version from the folder: a new one, or one that was unloaded: ``locate``, ``read``, ``install``.
-
-        Raises:
-            As ``locate`` and ``install``.
-        """
-        location = self.locate(name)
-        return self.install(location, self.read(location))
-
     def locate(self, name: str, field: str = "name") -> Location:
         """The version in the folder that a name means: ``models/x`` is the newest.
 
@@ -167,26 +157,6 @@ class ModelRepository:
         self.release(entry)
         return entry
 
-    def define(
-        self,
-        tenant: str,
-        description: ModelDescription,
-        weights: Mapping[str, Array] | None,
-        seed: int | None,
-        ttl_s: float | None,
-    ) -> LoadedModel:
-        """Makes a model of a client's description: ``check_definable``, ``draft_model``, ``adopt``.
-
-        Args:
-            weights: an array for each variable; None: they are drawn from ``seed``. Exactly one of the two is given.
-            ttl_s: how long it stays unused, in seconds; None: the server's default.
-
-        Raises:
-            As the three.
-        """
-        self.check_definable(description)
-        return self.adopt(tenant, draft_model(description, weights=weights, seed=seed), ttl_s)
-
     def check_definable(self, description: ModelDescription) -> None:
         """Refuses a model that is too large for the quota of bytes, before its weights are received or drawn.
 
@@ -234,10 +204,16 @@ class ModelRepository:
         elif self._folder.versions(short):
             text = f"no such version; there are {', '.join(map(str, sorted(self._folder.versions(short))[-_SHOWN:]))}"
         else:
-            names = sorted({entry.name for entry in self.list(tenant)})
-            shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-            text = f"no such model; there are {shown}" if names else "no such model; the server has none"
+            text = f"no such model; {self._what_there_is(tenant)}"
         return ModelNotFoundError(f"{name}: {text}", metadata={"model": name})
+
+    def _what_there_is(self, tenant: str) -> str:
+        """The operator's models by name; a client's own are named by their content, which tells nobody anything."""
+        names = sorted({entry.name for entry in self._folder})
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        defined = sum(model.tenant == tenant for model in self._defined)
+        text = f"there are {shown}" if names else "the server's folder has none"
+        return f"{text}; besides {defined} that clients defined" if defined else text
 
 
 def _parse(name: str, field: str) -> tuple[str, int | None]:

@@ -11,7 +11,7 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.engine import Engine, draining_error
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel, ModelRepository
-from cellserve_server.sessions import Session, SessionKey, SessionTable
+from cellserve_server.sessions import Session, SessionKey, SessionSnapshot, SessionTable
 
 EXPIRY_TIMER_MIN_S = 1.0
 EXPIRY_TIMER_MAX_S = 3600.0
@@ -48,6 +48,8 @@ class SessionOperations:
             queue_bytes=lambda: self.engine.queued_bytes,
             sessions=lambda: len(self.sessions),
             state_bytes=lambda: self.sessions.state_bytes,
+            slab_bytes=self.engine.lanes.slab_bytes,
+            slab_rows=self.engine.lanes.slab_rows,
         )
 
     def create(
@@ -79,7 +81,11 @@ class SessionOperations:
             self._models.release(model)
             raise
         slab = self.engine.lanes[model].slab
-        session.state_rows = slab.take(session.rows)
+        try:
+            session.state_rows = slab.take(session.rows)
+        except MemoryError:
+            self.sessions.end(session, "no_memory")
+            raise
         if leaves is None:
             slab.zero(session.state_rows)
         else:
@@ -88,7 +94,7 @@ class SessionOperations:
         self._watch_expiry(session.expire_time)
         return session
 
-    async def read(self, key: SessionKey, with_state: bool) -> tuple[Session, list[Array] | None]:
+    async def read(self, key: SessionKey, with_state: bool) -> SessionSnapshot:
         """The session as it is after the runs that arrived before, with a copy of its state if asked for.
 
         Raises:
@@ -96,17 +102,18 @@ class SessionOperations:
         """
         session = self.sessions.get(key)
 
-        def read() -> list[Array] | None:
+        def read() -> SessionSnapshot:
             self.sessions.check_life(session, "")
-            return self.engine.lanes[session.model].slab.read(session.state_rows) if with_state else None
+            slab = self.engine.lanes[session.model].slab
+            return session.snapshot(slab.read(session.state_rows) if with_state else None)
 
-        return session, await self.engine.in_turn(session, read)
+        return await self.engine.in_turn(session, read)
 
-    async def delete(self, key: SessionKey, uid: str = "") -> None:
-        """Ends a session.
+    def delete(self, key: SessionKey, uid: str = "") -> asyncio.Future[None]:
+        """Ends a session when its turn comes; the future tells when it has.
 
         Raises:
-            SessionNotFoundError: it is not there, or another life of its name is.
+            SessionNotFoundError: it is not there, or another life of its name is; the future may raise it too.
         """
         session = self.sessions.get(key, uid)
 
@@ -114,9 +121,9 @@ class SessionOperations:
             self.sessions.check_life(session, uid)
             self.sessions.end(session, "deleted")
 
-        await self.engine.in_turn(session, delete)
+        return self.engine.in_turn(session, delete)
 
-    async def reset(self, key: SessionKey, uid: str = "") -> Session:
+    async def reset(self, key: SessionKey, uid: str = "") -> SessionSnapshot:
         """Zeros a session's state and step count and begins a new life.
 
         Raises:
@@ -124,16 +131,16 @@ class SessionOperations:
         """
         session = self.sessions.get(key, uid)
 
-        def reset() -> Session:
+        def reset() -> SessionSnapshot:
             self._begin_life(session, uid, "reset", None)
             session.step_count = 0
-            return session
+            return session.snapshot()
 
         return await self.engine.in_turn(session, reset)
 
     async def set_state(
         self, key: SessionKey, uid: str, leaves: Sequence[Array], step_count: int | None = None
-    ) -> Session:
+    ) -> SessionSnapshot:
         """Replaces a session's state and begins a new life.
 
         Args:
@@ -145,15 +152,15 @@ class SessionOperations:
         """
         session = self.sessions.get(key, uid)
 
-        def set_state() -> Session:
+        def set_state() -> SessionSnapshot:
             self._begin_life(session, uid, "set", leaves)
             if step_count is not None:
                 session.step_count = step_count
-            return session
+            return session.snapshot()
 
         return await self.engine.in_turn(session, set_state)
 
-    async def fork(self, key: SessionKey, uid: str, new_key: SessionKey) -> Session:
+    async def fork(self, key: SessionKey, uid: str, new_key: SessionKey) -> SessionSnapshot:
         """Makes a second session with a copy of the first one's state and step count.
 
         Raises:
@@ -162,12 +169,12 @@ class SessionOperations:
         """
         session = self.sessions.get(key, uid)
 
-        def fork() -> Session:
+        def fork() -> SessionSnapshot:
             self.sessions.check_life(session, uid)
             leaves = self.engine.lanes[session.model].slab.read(session.state_rows)
             copy = self.create(new_key, session.model, session.batch_size, session.ttl_s, leaves)
             copy.step_count = session.step_count
-            return copy
+            return copy.snapshot()
 
         return await self.engine.in_turn(session, fork)
 
@@ -212,5 +219,9 @@ class SessionOperations:
     def _expire(self) -> None:
         self._timer = None
         due = self.sessions.expire_due()
-        if due is not None:
+        if due is None:
+            return
+        if due <= self._clock():
+            asyncio.get_running_loop().call_soon(self._expire)  # There are more; the others get their turn between.
+        else:
             self._watch_expiry(due)

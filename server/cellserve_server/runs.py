@@ -131,7 +131,9 @@ class Run:
         self.work_rows: tuple[int, ...] = ()
         self.outputs: list[Array] = []
         output_bytes = rows * self.output_time() * model.output_bytes_per_row
-        self.size_bytes = sum(array.nbytes for array in inputs) + output_bytes
+        # What the run holds while it is here: what came with it, its outputs, and the rows that it works on.
+        arrived = [*inputs, *(initial_leaves or ())]
+        self.size_bytes = sum(array.nbytes for array in arrived) + output_bytes + rows * model.state_bytes_per_row
         self.input_digest = self._digest() if run_id else 0
 
     def cancel(self) -> None:

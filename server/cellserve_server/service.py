@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeAlias, TypeVar
@@ -126,7 +127,15 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         self, request_iterator: AsyncIterator[stream_pb2.StreamStepsRequest], context: Context
     ) -> None:
         """Many steps of many sessions over one stream."""
-        await self._streams.serve(tenant_of(context), request_iterator, context.write)
+
+        async def write(message: stream_pb2.StreamStepsResponse) -> None:
+            try:
+                await context.write(message)
+            except grpc.aio.InternalError as error:
+                # The transport has lost the caller, which is no fault of ours: as if it had cancelled.
+                raise asyncio.CancelledError("the caller has gone") from error
+
+        await self._streams.serve(tenant_of(context), request_iterator, write)
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -149,7 +158,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
             if asked.HasField("state"):
                 leaves = state_leaves(model, asked.state, max(batch_size, 1), "session.state")
             session = self._operations.create(SessionKey(tenant, id_), model, batch_size, ttl_s, leaves)
-            return messages.CreateSessionResponse(session=session_message(session))
+            return messages.CreateSessionResponse(session=session_message(session.snapshot()))
 
         return await self._once(tenant, request, request.request_id, create)
 
@@ -168,8 +177,9 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
                 config=self._config,
                 advice="ask for the basic view",
             )
-        session, leaves = await self._operations.read(session.key, with_state)
-        return messages.GetSessionResponse(session=session_message(session, leaves))
+        return messages.GetSessionResponse(
+            session=session_message(await self._operations.read(session.key, with_state))
+        )
 
     async def ListSessions(
         self, request: messages.ListSessionsRequest, context: Context
@@ -183,7 +193,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         found, total = self._operations.sessions.list_after(tenant_of(context), after, page_size + 1, request.model)
         page = found[:page_size]
         return messages.ListSessionsResponse(
-            sessions=[session_message(session) for session in page],
+            sessions=[session_message(session.snapshot()) for session in page],
             next_page_token=page_token_of(page[-1].key.id) if len(found) > page_size else "",
             total_size=total,
         )
@@ -231,8 +241,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
         async def set_state() -> messages.SetSessionStateResponse:
             step_count = step_number_of(request.step_count, "step_count") if request.HasField("step_count") else None
-            session = self._operations.sessions.get(key, request.uid)
-            leaves = state_leaves(session.model, request.state, session.rows, "state")
+            known = self._operations.sessions.get(key, request.uid)
+            leaves = state_leaves(known.model, request.state, known.rows, "state")
             session = await self._operations.set_state(key, request.uid, leaves, step_count)
             return messages.SetSessionStateResponse(session=session_message(session))
 

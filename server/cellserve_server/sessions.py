@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 from cellserve.errors import CellServeError, QuotaExceededError, SessionExistsError, SessionNotFoundError
+from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
 from cellserve_server.models import LoadedModel
 
 QUOTA_RETRY_S = 1.0
+EXPIRED_AT_ONCE = 1000
 _CAUSES = {
     "expired": "it expired after its ttl without use",
     "deleted": "it was deleted",
     "reset": "it was reset, which began a new life under another uid",
     "set": "its state was set, which began a new life under another uid",
     "unloaded": "its model was unloaded",
-    "unknown": "no session of that id is known here; it never was, or ended long ago",
-    "other_life": "the session of that id has another uid: it is another life",
+    "no_memory": "there was no memory for its state",
+    "unknown": "no session of that id is known here; it never was, ended long ago, or ended with an earlier server "
+    "process, whose sessions were in its memory",
+    "other_life": "it was another life of that id: the session was reset, set, or deleted and made again",
 }
 
 
@@ -37,6 +41,24 @@ class LastRun(NamedTuple):
     first_step: int
     steps: int
     input_digest: int
+
+
+class SessionSnapshot(NamedTuple):
+    """A session as it was at one moment, for answers; the fields are those of ``Session``.
+
+    ``leaves`` is a copy of the state, ``[rows, units]`` each, where it was asked for.
+    """
+
+    key: SessionKey
+    uid: str
+    model: LoadedModel
+    batch_size: int
+    step_count: int
+    last_run_id: int
+    ttl_s: float
+    create_time: float
+    expire_time: float
+    leaves: list[Array] | None = None
 
 
 class Work(Protocol):
@@ -110,6 +132,21 @@ class Session:
     def busy(self) -> bool:
         """Whether a run is under way or waits."""
         return self.active is not None or bool(self.waiting)
+
+    def snapshot(self, leaves: list[Array] | None = None) -> SessionSnapshot:
+        """The session as it is now."""
+        return SessionSnapshot(
+            self.key,
+            self.uid,
+            self.model,
+            self.batch_size,
+            self.step_count,
+            0 if self.last_run is None else self.last_run.run_id,
+            self.ttl_s,
+            self.create_time,
+            self.expire_time,
+            leaves,
+        )
 
     @property
     def state_bytes(self) -> int:
@@ -224,13 +261,23 @@ class SessionTable:
         del self._sessions[session.key]
         self.state_bytes -= session.state_bytes
         self._bury(session.key, session.uid, cause)
-        self._drop_expiry_entry()
+        if session.serial:
+            self._drop_expiry_entry()
         self._on_end(session)
 
-    def expire_due(self) -> float | None:
-        """Ends every session whose time is over and returns when to look again; None: no session is left."""
+    def expire_due(self, limit: int = EXPIRED_AT_ONCE) -> float | None:
+        """Ends sessions whose time is over.
+
+        Args:
+            limit: entries that are looked at, so that a million sessions that expire together do not hold all up.
+
+        Returns:
+            When to look again: a time that has passed when there are more; None: no session is left.
+        """
         now = self._clock()
-        while self._expiry:
+        for _ in range(limit):
+            if not self._expiry:
+                return None
             due, serial, key = self._expiry[0]
             if due > now:
                 return due
@@ -244,8 +291,10 @@ class SessionTable:
             if session.expire_time > now:
                 heapq.heapreplace(self._expiry, (session.expire_time, serial, key))
             else:
+                heapq.heappop(self._expiry)
+                session.serial = 0  # It has no entry any more.
                 self.end(session, "expired")
-        return None
+        return self._expiry[0][0] if self._expiry else None
 
     def list_after(self, tenant: str, after_id: str, limit: int, model: str = "") -> tuple[list[Session], int]:
         """A page of a tenant's sessions by id, from the first above ``after_id``, and how many there are in all.
@@ -290,7 +339,7 @@ class SessionTable:
     def _not_found(self, key: SessionKey, uid: str, living: Session | None) -> SessionNotFoundError:
         buried_uid, cause = self._tombstones.get(key, ("", "unknown"))
         if uid and uid != buried_uid:
-            cause = "other_life" if living is not None else "unknown"
+            cause = "other_life" if living is not None or buried_uid else "unknown"
         life = f" (uid {uid})" if uid else ""
         return SessionNotFoundError(
             f"sessions/{key.id}{life} is not there: {_CAUSES[cause]}", metadata={"session": key.id, "cause": cause}

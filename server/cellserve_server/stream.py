@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 
+from google.rpc import status_pb2
+
 from cellserve.errors import (
     CellServeError,
     DrainingError,
@@ -27,12 +29,15 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES, duration_of
 from cellserve_server.engine import draining_error
 from cellserve_server.operations import SessionOperations
+from cellserve_server.refusals import Refusals
 from cellserve_server.runs import Run
 from cellserve_server.sessions import Session, SessionKey
 from cellserve_server.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.stream_groups import Group, Groups
 
 DELETIONS_PER_TURN = 256
+# Streams leave a part of the queue to those who send single calls.
+STREAM_SHARE = 0.75
 
 Response = stream_pb2.StreamStepsResponse
 
@@ -43,6 +48,7 @@ class StepStream:
     Args:
         config: the limits.
         operations: the sessions and the engine.
+        refusals: told of every error that is answered here.
         groups: the stream's groups.
         write: sends a message; returns when the transport has taken it.
     """
@@ -51,12 +57,14 @@ class StepStream:
         self,
         config: ServerConfig,
         operations: SessionOperations,
+        refusals: Refusals,
         groups: Groups,
         write: Callable[[Response], Awaitable[None]],
     ) -> None:
         self._config = config
         self._operations = operations
         self._engine = operations.engine
+        self._refusals = refusals
         self._groups = groups
         self._write = write
         self._notices: deque[Response] = deque()  # the drain notice: one at most
@@ -64,9 +72,10 @@ class StepStream:
         self._pending: dict[tuple[int, int], PendingSteps] = {}  # by (group, seq), for Cancel
         self._due: set[Outgoing] = set()  # answers that are not sent to their end
         self._due_bytes = 0
+        self._due_positions = 0
         self._deletions: set[asyncio.Task[None]] = set()
         self._bug: BaseException | None = None
-        self._opening = False
+        self._taking = False
         self._finishing = False
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -111,14 +120,14 @@ class StepStream:
             if reader.done():
                 if not reader.cancelled():
                     reader.result()  # Raises what ended it.
-            elif self._finishing and not self._opening:
+            elif self._finishing and not self._taking:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
             if self._notices:
                 await self._write(self._notices.popleft())
             elif self._outbox:
                 await self._send_part(self._outbox.popleft(), limit_bytes)
-            elif self._due or self._opening or not (reader.done() or self._finishing):
+            elif self._due or self._taking or not (reader.done() or self._finishing):
                 # Everything that one tick finishes is noted before this goes on, and so goes out together.
                 self._wake.clear()
                 await self._wake.wait()
@@ -136,13 +145,19 @@ class StepStream:
             return
         self._due.discard(answer)
         self._due_bytes -= answer.size_bytes
+        self._due_positions -= answer.positions
         if isinstance(answer, PendingSteps) and self._pending.get((answer.group, answer.seq)) is answer:
             del self._pending[answer.group, answer.seq]
         self._room.set()
 
+    def _refused(self, error: CellServeError) -> status_pb2.Status:
+        self._refusals.note(error)
+        return status_of(error)
+
     def _owe(self, answer: Outgoing) -> None:
         self._due.add(answer)
         self._due_bytes += answer.size_bytes
+        self._due_positions += answer.positions
 
     def _mark_ready(self, answer: Outgoing) -> None:
         self._outbox.append(answer)
@@ -159,13 +174,13 @@ class StepStream:
         async for request in requests:
             match request.WhichOneof("kind"):
                 case "steps":
-                    self._take_steps(request.steps)
+                    await self._take_steps(request.steps)
                 case "open":
                     await self._take_open(request.open)
                 case "cancel":
                     self._take_cancel(request.cancel)
                 case "close":
-                    self._take_close(request.close)
+                    await self._take_close(request.close)
                 case _:
                     raise FieldInvalidError("kind: expected open, steps, cancel or close; got an empty message")
             while self._is_full():
@@ -173,37 +188,66 @@ class StepStream:
                 await self._room.wait()
 
     def _is_full(self) -> bool:
-        return len(self._due) >= self._config.stream_window_messages or (
-            self._due_bytes >= self._config.stream_window_bytes
+        return (
+            len(self._due) >= self._config.stream_window_messages
+            or self._due_bytes >= self._config.stream_window_bytes
+            or self._due_positions >= self._config.stream_window_steps
         )
 
     async def _take_open(self, request: stream_pb2.Open) -> None:
-        self._opening = True  # It was read, so it is answered even when the server stops.
+        self._taking = True  # It was read, so it is answered even when the server stops.
         try:
             opened = await self._groups.open(request)
         except CellServeError as error:
-            opened = stream_pb2.Opened(seq=request.seq, group=request.group, status=status_of(error))
+            opened = stream_pb2.Opened(seq=request.seq, group=request.group, status=self._refused(error))
         finally:
-            self._opening = False
+            self._taking = False
         self._answer(Response(opened=opened))
 
-    def _take_steps(self, request: stream_pb2.Steps) -> None:
+    async def _take_steps(self, request: stream_pb2.Steps) -> None:
         try:
             group = self._groups.get(request.group)
             self._check_columns(request)
             inputs = group.columns.split(request.inputs, len(request.handles))
+            await self._wait_for_room(group, len(inputs))
         except CellServeError as error:
-            stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=status_of(error))
+            stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=self._refused(error))
             self._answer(Response(stepped=stepped))
             return
         if not inputs:
             self._answer(Response(stepped=stream_pb2.Stepped(seq=request.seq, group=request.group)))
             return
         size_bytes = len(inputs) * (group.columns.input_bytes + group.columns.output_bytes)
-        pending = PendingSteps(request.seq, request.group, group.columns, len(inputs), size_bytes, self._mark_ready)
+        pending = PendingSteps(
+            request.seq,
+            request.group,
+            group.columns,
+            len(inputs),
+            size_bytes,
+            on_ready=self._mark_ready,
+            on_error=self._refusals.note,
+        )
         self._owe(pending)
         self._pending[request.group, request.seq] = pending
         self._submit(group, request, inputs, pending)
+
+    async def _wait_for_room(self, group: Group, count: int) -> None:
+        """Waits until the engine takes the whole message: were a step refused, the next one could overtake it.
+
+        Meanwhile nothing more is read, which holds the client back.
+        """
+        size_bytes = count * group.columns.run_bytes
+        if size_bytes > self._config.max_queued_bytes:
+            raise FieldInvalidError(
+                f"handles: these steps would hold {size_bytes} bytes; expected at most "
+                f"{self._config.max_queued_bytes} (max_queued_bytes): send fewer in one message"
+            )
+        self._taking = True
+        try:
+            while not self._engine.draining and not self._engine.has_room(count, size_bytes, STREAM_SHARE):
+                await self._engine.room()
+        finally:
+            self._taking = False
 
     def _check_columns(self, request: stream_pb2.Steps) -> None:
         count = len(request.handles)
@@ -271,35 +315,46 @@ class StepStream:
         if pending is not None:
             pending.cancel(list(request.positions) or None)
 
-    def _take_close(self, request: stream_pb2.Close) -> None:
+    async def _take_close(self, request: stream_pb2.Close) -> None:
         closed = stream_pb2.Closed(seq=request.seq, group=request.group)
         try:
             if request.delete_sessions and self._engine.draining:
                 raise draining_error()
             sessions = self._groups.close(request)
         except CellServeError as error:
-            closed.status.CopyFrom(status_of(error))
+            closed.status.CopyFrom(self._refused(error))
             sessions = []
         answer = Answer(Response(closed=closed))
         self._owe(answer)
         if not request.delete_sessions or not sessions:
             self._mark_ready(answer)
             return
-        task = asyncio.ensure_future(self._delete(sessions))
+        # In line before anything else is read: an Open that follows finds them gone.
+        deletions = await self._queue_deletions(sessions)
+        task = asyncio.ensure_future(_all_deleted(deletions))
         self._deletions.add(task)
         task.add_done_callback(partial(self._note_deleted, answer))
 
     def _note_deleted(self, answer: Outgoing, task: asyncio.Task[None]) -> None:
         self._deletions.discard(task)
-        self._bug = None if task.cancelled() else task.exception()
+        if not task.cancelled() and task.exception() is not None:
+            self._bug = task.exception()
         self._mark_ready(answer)
 
-    async def _delete(self, sessions: Sequence[tuple[SessionKey, str]]) -> None:
+    async def _queue_deletions(self, sessions: Sequence[tuple[SessionKey, str]]) -> list[asyncio.Future[None]]:
+        deletions = []
         for index, (key, uid) in enumerate(sessions):
             with contextlib.suppress(SessionNotFoundError):  # Gone already, which is what was wanted.
-                await self._operations.delete(key, uid)
+                deletions.append(self._operations.delete(key, uid))
             if index % DELETIONS_PER_TURN == DELETIONS_PER_TURN - 1:
                 await asyncio.sleep(0)
+        return deletions
+
+
+async def _all_deleted(deletions: Sequence[asyncio.Future[None]]) -> None:
+    for outcome in await asyncio.gather(*deletions, return_exceptions=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFoundError):
+            raise outcome
 
 
 def _expected_step_of(value: int) -> int | None:

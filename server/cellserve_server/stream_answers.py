@@ -26,11 +26,15 @@ class Outgoing(Protocol):
 
     Attributes:
         size_bytes: what waiting for it, and holding it, takes.
+        positions: the steps that it answers.
         ready: whether ``take`` has something now.
     """
 
     @property
     def size_bytes(self) -> int: ...
+
+    @property
+    def positions(self) -> int: ...
 
     @property
     def ready(self) -> bool: ...
@@ -46,6 +50,7 @@ class Answer:
     def __init__(self, message: stream_pb2.StreamStepsResponse) -> None:
         self._message = message
         self.size_bytes = message.ByteSize()
+        self.positions = 0
         self.ready = True
 
     def take(self, limit_bytes: int) -> tuple[stream_pb2.StreamStepsResponse, bool]:
@@ -62,6 +67,7 @@ class PendingSteps:
         positions: how many there are, at least 1.
         size_bytes: of the inputs and outputs.
         on_ready: called with it when there is something to take and there was nothing before.
+        on_error: called with the error of each position that fails.
     """
 
     def __init__(
@@ -72,14 +78,16 @@ class PendingSteps:
         positions: int,
         size_bytes: int,
         on_ready: Callable[[PendingSteps], None],
+        on_error: Callable[[CellServeError], None],
     ) -> None:
         self.seq = seq
         self.group = group
         self.size_bytes = size_bytes
         self._columns = columns
-        self._positions = positions
+        self.positions = positions
         self._left = positions
         self._on_ready = on_ready
+        self._on_error = on_error
         self._runs: dict[int, Run] = {}
         self._done: deque[tuple[int, RunResult]] = deque()
         self._failed: deque[tuple[int, CellServeError]] = deque()
@@ -109,6 +117,7 @@ class PendingSteps:
     def fail(self, position: int, error: CellServeError) -> None:
         """A position has failed, before or after it became a run."""
         was_ready = self.ready
+        self._on_error(error)
         self._runs.pop(position, None)
         self._failed.append((position, error))
         if not was_ready:
@@ -129,7 +138,7 @@ class PendingSteps:
         stepped.step_counts.extend(result.step_count for _, result in done)
         stepped.outputs.extend(self._columns.join([result for _, result in done]) if done else ())
         stepped.replayed.extend(position for position, result in done if result.replayed)
-        if len(done) < self._positions:  # Otherwise it is all of them, which goes without saying.
+        if len(done) < self.positions:  # Otherwise it is all of them, which goes without saying.
             stepped.positions.extend(position for position, _ in done)
         left_bytes = limit_bytes - len(done) * (self._columns.output_bytes + POSITION_BYTES)
         failed = self._take_errors(stepped, left_bytes) if left_bytes > 0 or not done else 0

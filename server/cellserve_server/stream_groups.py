@@ -23,6 +23,7 @@ from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES
 from cellserve_server.fields import batch_size_of, require_steppable, seconds_of, session_id_of
 from cellserve_server.models import LoadedModel, ModelRepository
 from cellserve_server.operations import SessionOperations
+from cellserve_server.refusals import Refusals
 from cellserve_server.sessions import Session, SessionKey
 
 # What a name takes in an Opened at most: a uid and a step count, or an error cut to its reason.
@@ -69,15 +70,22 @@ class Groups:
         config: the limits.
         models: where models are found.
         operations: where sessions are made.
+        refusals: told of the names that cannot be opened.
     """
 
     def __init__(
-        self, tenant: str, config: ServerConfig, models: ModelRepository, operations: SessionOperations
+        self,
+        tenant: str,
+        config: ServerConfig,
+        models: ModelRepository,
+        operations: SessionOperations,
+        refusals: Refusals,
     ) -> None:
         self._tenant = tenant
         self._config = config
         self._models = models
         self._operations = operations
+        self._refusals = refusals
         self._groups: dict[int, Group] = {}
         self._handles_in_use = 0
 
@@ -117,6 +125,7 @@ class Groups:
                 try:
                     session = self._open_one(group, request, names[position], handles[position], ttl_s)
                 except CellServeError as error:
+                    self._refusals.note(error)
                     opened.errors.add(position=position, status=status_of(error))
                 else:
                     uids[position], step_counts[position] = session.uid, session.step_count

@@ -8,6 +8,7 @@ from cellserve.v1 import stream_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.models import ModelRepository
 from cellserve_server.operations import SessionOperations
+from cellserve_server.refusals import Refusals
 from cellserve_server.stream import StepStream
 from cellserve_server.stream_groups import Groups
 
@@ -19,12 +20,16 @@ class Streams:
         config: the limits.
         models: where models are found.
         operations: the sessions and the engine.
+        refusals: told of every error that is answered within a stream.
     """
 
-    def __init__(self, config: ServerConfig, models: ModelRepository, operations: SessionOperations) -> None:
+    def __init__(
+        self, config: ServerConfig, models: ModelRepository, operations: SessionOperations, refusals: Refusals
+    ) -> None:
         self._config = config
         self._models = models
         self._operations = operations
+        self._refusals = refusals
         self._open: set[StepStream] = set()
 
     def __len__(self) -> int:
@@ -49,8 +54,8 @@ class Streams:
             FieldInvalidError: a message of no kind that we know: it has no number under which it could be answered.
             DrainingError: the server stops.
         """
-        groups = Groups(tenant, self._config, self._models, self._operations)
-        stream = StepStream(self._config, self._operations, groups, write)
+        groups = Groups(tenant, self._config, self._models, self._operations, self._refusals)
+        stream = StepStream(self._config, self._operations, self._refusals, groups, write)
         self._open.add(stream)
         try:
             await stream.serve(requests)

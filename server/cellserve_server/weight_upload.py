@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import NamedTuple
 
 import numpy as np
 
-from cellserve.errors import DtypeMismatchError, FieldInvalidError, ShapeMismatchError
+from cellserve.errors import DeadlineExceededError, DtypeMismatchError, FieldInvalidError, ShapeMismatchError
 from cellserve.specs import ModelDescription, model_from_proto
 from cellserve.tensors import Array, dtype_of, shape_text
 from cellserve.v1 import model_service_pb2 as messages
@@ -32,6 +33,27 @@ class Header(NamedTuple):
     seed: int | None
     ttl_s: float | None
     shapes: dict[str, tuple[int, ...]]
+
+
+async def steadily(
+    requests: AsyncIterator[messages.DefineModelRequest], idle_timeout_s: float
+) -> AsyncIterator[messages.DefineModelRequest]:
+    """Gives the messages as they come: who sends none for long must not hold its share of a quota.
+
+    Raises:
+        DeadlineExceededError: none came for ``idle_timeout_s`` seconds.
+    """
+    while True:
+        try:
+            async with asyncio.timeout(idle_timeout_s):
+                request = await anext(requests, None)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"chunk: expected the next message within {idle_timeout_s:g} s (define_idle_timeout_s); none came"
+            ) from error
+        if request is None:
+            return
+        yield request
 
 
 def read_header(message: messages.DefineModelRequest | None, config: ServerConfig) -> Header:
@@ -82,7 +104,7 @@ def _listed_shapes(description: ModelDescription, listed: messages.WeightList) -
 
 
 async def receive_weights(
-    header: Header, requests: AsyncIterator[messages.DefineModelRequest]
+    header: Header, requests: AsyncIterable[messages.DefineModelRequest]
 ) -> dict[str, Array] | None:
     """Receives the variables that follow the header; None when the header gave a seed.
 

@@ -14,6 +14,8 @@ from cellserve import errors
 from cellserve.errors import (
     DOMAIN,
     MESSAGE_LIMIT_BYTES,
+    METADATA_LIMIT_BYTES,
+    METADATA_LIMIT_ENTRIES,
     STATUS_DETAILS_KEY,
     CellServeError,
     FieldInvalidError,
@@ -24,6 +26,7 @@ from cellserve.errors import (
     ShapeMismatchError,
     StepOutOfOrderError,
     UnavailableError,
+    all_reasons,
     error_of,
     from_rpc_error,
     status_of,
@@ -97,6 +100,7 @@ def test_no_class_has_a_reason_that_the_table_does_not_know() -> None:
     assert {cls.reason for cls in all_classes()} == {row.reason for row in TABLE}
     with_reason = [cls.reason for cls in all_classes() if cls.reason]
     assert len(with_reason) == len(set(with_reason)), "a reason means one class"
+    assert all_reasons() == set(with_reason)
 
 
 @pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)
@@ -166,6 +170,14 @@ def test_a_long_message_is_cut() -> None:
     assert status_of(FieldInvalidError("\N{COLLISION SYMBOL}" * 501)).ByteSize() < MESSAGE_LIMIT_BYTES + 200
 
 
+def test_metadata_is_cut_to_what_a_header_takes() -> None:
+    error = FieldInvalidError("wrong", metadata={f"key_{index}": "\ud800" + "x" * 20_000 for index in range(50)})
+    received = error_of(status_of(error))
+    assert received.metadata.keys() == {f"key_{index}" for index in range(METADATA_LIMIT_ENTRIES)}
+    assert set(received.metadata.values()) == {"?" + "x" * (METADATA_LIMIT_BYTES - 1)}
+    assert len(trailers_of(FieldInvalidError("x" * 20_000, metadata=error.metadata))[0][1]) < 6000
+
+
 def test_a_message_that_is_no_unicode_is_still_sent() -> None:
     assert status_of(FieldInvalidError("name: got '\ud800'")).message == "name: got '?'"
 
@@ -189,7 +201,9 @@ def test_a_partial_run_keeps_what_was_done_and_why_it_ended() -> None:
 @given(
     message=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
     metadata=st.dictionaries(
-        st.text("abcdefgh_", min_size=1, max_size=8), st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+        st.text("abcdefgh_", min_size=1, max_size=8),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
+        max_size=16,
     ),
     retry_after_ms=st.none() | st.integers(0, 86_400_000),
 )

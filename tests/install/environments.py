@@ -64,6 +64,6 @@ class Environment:
     def run(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Runs Python with these arguments and gives what it printed; a failure fails the test with all of it."""
         command: list[str | Path] = [self.python, *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=cwd or self.folder, timeout=300)
+        result = subprocess.run(command, capture_output=True, text=True, cwd=cwd or self.folder, timeout=900)
         assert result.returncode == 0, result.stdout + result.stderr
         return result

@@ -20,7 +20,8 @@ from cellserve.errors import DrainingError, UnavailableError
 from cellserve.specs import describe
 from cellserve.v1 import model_service_pb2
 from cellserve.v1 import recurrent_service_pb2 as messages
-from cellserve_server.app import SERVICES, StartError, host_port
+from cellserve_server.app import SERVICES
+from cellserve_server.binding import StartError, host_port
 from cellserve_server.config import ServerConfig
 from cellserve_server.model_files import write_model
 from cellserve_server.weights import model_variables
@@ -130,6 +131,8 @@ def test_the_metrics_page(start_server: Start) -> None:
         "cellserve_queue_runs": 0,
         "cellserve_queue_bytes": 0,
         "cellserve_streams": 0,
+        'cellserve_refusals_total{reason="SESSION_NOT_FOUND"}': 1,
+        'cellserve_refusals_total{reason="other"}': 0,
         "cellserve_sessions_created_total": 1,
         'cellserve_sessions_ended_total{reason="deleted"}': 1,
         'cellserve_models{state="ready"}': 1,
@@ -162,10 +165,11 @@ def test_a_bug_is_internal_and_shows_nothing_of_the_inside(
     error = error_of_call(lambda: server.stubs.recurrent.ListSessions(messages.ListSessionsRequest()))
     assert (error.code.name, error.reason) == ("INTERNAL", "INTERNAL")
     assert "secret" not in error.message
-    assert error.metadata["error_id"] in error.message
+    assert error.metadata["incident"] in error.message
     logged = capsys.readouterr().out
+    assert "internal_error" in logged
     assert "the secret inside" in logged
-    assert error.metadata["error_id"] in logged
+    assert error.metadata["incident"] in logged
 
 
 def test_a_drain_finishes_what_is_under_way_and_takes_nothing_new(start_server: Start) -> None:
@@ -201,7 +205,8 @@ def test_nothing_is_served_while_models_are_loading(loop_thread: LoopThread, tmp
 @pytest.mark.parametrize("setting", ["host", "http_host"])
 def test_another_address_than_loopback_needs_insecure(loop_thread: LoopThread, setting: str) -> None:
     config = replace(TEST_CONFIG, http_port=0, **{setting: "0.0.0.0"})  # type: ignore[arg-type]
-    with pytest.raises(StartError, match=f"{setting}: '0.0.0.0' .* --insecure"), running_app(loop_thread, config):
+    flag = "--" + setting.replace("_", "-")
+    with pytest.raises(StartError, match=f"^{flag}: '0.0.0.0' .* --insecure"), running_app(loop_thread, config):
         pass
     with running_app(loop_thread, replace(config, insecure=True)) as server:
         assert server.app.port
@@ -221,8 +226,15 @@ def taken_port() -> socket.socket:
 def test_a_port_in_use(loop_thread: LoopThread) -> None:
     with taken_port() as taken:
         port = taken.getsockname()[1]
-        words = f"^port: cannot listen on 127.0.0.1:{port}: Address already in use"
+        words = f"^--port: cannot listen on 127.0.0.1:{port}: Address already in use"
         with pytest.raises(StartError, match=words), running_app(loop_thread, replace(TEST_CONFIG, port=port)):
+            pass
+
+
+def test_a_second_server_on_the_same_ports_names_that_of_the_rpcs(loop_thread: LoopThread) -> None:
+    with running_app(loop_thread, replace(TEST_CONFIG, http_port=0)) as first:
+        config = replace(TEST_CONFIG, port=first.app.port, http_port=first.app.http_port or 0)
+        with pytest.raises(StartError, match=f"^--port: .*:{first.app.port}: "), running_app(loop_thread, config):
             pass
 
 
@@ -230,7 +242,7 @@ def test_a_port_of_the_metrics_page_in_use(loop_thread: LoopThread) -> None:
     with taken_port() as taken, taken_port() as free:
         port, free_port = taken.getsockname()[1], free.getsockname()[1]
         free.close()
-        words = f"^http_port: cannot listen on 127.0.0.1:{port}: Address already in use"
+        words = f"^--http-port: cannot listen on 127.0.0.1:{port}: Address already in use"
         config = replace(TEST_CONFIG, port=free_port, http_port=port)
         with pytest.raises(StartError, match=words), running_app(loop_thread, config):
             pass

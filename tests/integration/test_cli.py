@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from cellserve_client import Server, connect, rnn
 from cellserve_client.cli.load import main as load
 from cellserve_client.cli.models import main as models
 from cellserve_client.cli.sessions import main as sessions
+from cellserve_client.load.report import Recorder, report_of
+from tests.servers import ServerProcess, server_process
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"load": load, "models": models, "sessions": sessions}
 NOBODY = "localhost:1"
@@ -104,6 +107,7 @@ def test_load(capsys: pytest.CaptureFixture[str], remote: Server, model: str) ->
     assert report["steps_per_second"] == pytest.approx(report["steps"] / report["seconds"], rel=0.01)
     assert 0 < report["p50_ms"] <= report["p99_ms"] <= report["max_ms"]
     assert report["errors"] == {}
+    assert (report["failed_steps"], report["server_lost"], report["failure"]) == (0, False, None)
     text = answer(capsys, "load", *arguments)
     assert {"steps/s", "p50", "p99", "errors"} <= {line.split()[0] for line in text.splitlines() if line}
     assert remote.sessions(model=model) == []
@@ -139,6 +143,44 @@ def test_an_interrupted_load_deletes_its_sessions(remote: Server, model: str) ->
     assert [text.strip() for text in said] == ["", "cellserve load: interrupted"]
     assert process.returncode == 130
     assert remote.sessions(model=model) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "failed", "silent_s", "failure"),
+    [
+        (990, 10, 0.0, None),
+        (989, 11, 0.0, "1.1% of the steps failed, more than 1%"),
+        (0, 0, None, "no step was answered"),
+        (1000, 0, 1.9, None),
+        (1000, 1, 2.1, "the server was lost: no step was answered in the last 2 s"),
+    ],
+)
+def test_when_a_load_has_failed(steps: int, failed: int, silent_s: float | None, failure: str | None) -> None:
+    recorder = Recorder()
+    for _ in range(steps):
+        recorder.step(0.001)
+    recorder.failed_steps = failed
+    recorder.last_answer = None if silent_s is None else 100.0 - silent_s
+    assert report_of("a:1", "models/m/versions/1", 1, 10.0, recorder, planned_end=100.0).failure == failure
+
+
+def test_a_load_whose_server_ends_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def end_when_stepped(address: str, server: ServerProcess) -> None:
+        with connect(address) as watching:
+            while not any(info.step_count for info in watching.sessions()):
+                assert server.process.poll() is None
+        server.process.kill()
+
+    with server_process(["--models", "models"]) as server, ThreadPoolExecutor(1) as pool:
+        with connect(server.address) as remote:
+            remote.cell(rnn.BasicRNNCell(4), seed=21, input_size=3)  # A client's model is not chosen beside another.
+        ending = pool.submit(end_when_stepped, server.address, server)
+        code = load([server.address, "--sessions", "2", "--seconds", "3.5", "--warmup", "0"])
+        ending.result()
+    printed = capsys.readouterr()
+    assert code == 1
+    assert "models/speaker-id/versions/1" in printed.out
+    assert "failed: the server was lost: no step was answered in the last 2 s" in printed.out
 
 
 def test_load_asks_which_model(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
@@ -229,3 +271,15 @@ def test_the_commands_are_registered(remote: Server, model: str) -> None:
     listed = subprocess.run([*command, "models", "list", "--json"], capture_output=True, text=True, check=True)
     assert listed.stderr == ""
     assert model in {item["name"] for item in json.loads(listed.stdout)}
+
+
+def test_the_seed_programs(server_address: str) -> None:
+    command = [sys.executable, "-m", "examples.seed_programs"]
+    assert (
+        "h1: (32, 128)" in subprocess.run([*command, server_address], capture_output=True, text=True, check=True).stdout
+    )
+    failed = subprocess.run([*command, NOBODY], capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == (
+        f"seed_programs: no server answers at {NOBODY} (connection refused). Is it started? cellserve serve --port 1\n"
+    )

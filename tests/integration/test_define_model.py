@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -150,6 +151,35 @@ def test_quotas(start_server: Callable[[ServerConfig], RunningApp]) -> None:
     define_model(few.stubs, CELL, DEPTH, seed=1)
     error = error_of_call(lambda: define_model(few.stubs, CELL, DEPTH, seed=2))
     assert (error.reason, error.metadata["quota"]) == ("QUOTA_EXCEEDED", "max_defined_models")
+
+
+def test_a_variable_with_a_long_name(server: RunningApp) -> None:
+    long = "x" * 20_000
+    error = error_of_call(lambda: _define(server, [_header({long: WEIGHTS[BIAS], KERNEL: WEIGHTS[KERNEL]})]))
+    assert (error.code.name, error.reason) == ("INVALID_ARGUMENT", FIELD)
+    wrong = {KERNEL: WEIGHTS[KERNEL], f"{long}/{BIAS}": WEIGHTS[BIAS]}
+    error = error_of_call(lambda: _define(server, [_header(wrong)]))
+    assert (error.code.name, error.reason) == ("INVALID_ARGUMENT", FIELD)
+
+
+def test_an_upload_that_stalls_gives_its_quota_back(start_server: Callable[[ServerConfig], RunningApp]) -> None:
+    size = sum(array.nbytes for array in WEIGHTS.values())
+    # Long enough for the good upload at the end, which comes without a pause.
+    server = start_server(replace(TEST_CONFIG, max_defined_model_bytes=size, define_idle_timeout_s=0.5))
+    over = threading.Event()
+
+    def stalled() -> Iterator[messages.DefineModelRequest]:
+        yield _header(WEIGHTS)
+        yield GOOD[0]
+        over.wait(RPC_TIMEOUT_S)
+
+    try:
+        error = error_of_call(lambda: server.stubs.models.DefineModel(stalled(), timeout=RPC_TIMEOUT_S))
+    finally:
+        over.set()
+    assert error.code.name == "DEADLINE_EXCEEDED"
+    assert error.message == "chunk: expected the next message within 0.5 s (define_idle_timeout_s); none came"
+    assert _define(server, [_header(WEIGHTS), *GOOD]).defined
 
 
 def test_a_definition_that_is_not_finished_leaves_no_trace(start_server: Callable[[ServerConfig], RunningApp]) -> None:

@@ -73,10 +73,20 @@ def test_a_full_queue_and_a_passed_deadline(
 
 
 def test_an_oversized_message(edge: Edge) -> None:
+    step = edge.server.stubs.recurrent.Step
+    request = step_request(inputs=[floats(200, 100)])
+    words = f"request: expected at most 65536 bytes (max_message_bytes); got {request.ByteSize()}"
+    error = expect_error(lambda: step(request, timeout=RPC_TIMEOUT_S), "INVALID_ARGUMENT", "FIELD_INVALID", [words])
+    assert error.metadata["max_message_bytes"] == "65536"
+    # What is far larger is not even received: grpc refuses it by its length.
     request = step_request(inputs=[floats(1000, 100)])
-    error = error_of_call(lambda: edge.server.stubs.recurrent.Step(request, timeout=RPC_TIMEOUT_S))
+    error = error_of_call(lambda: step(request, timeout=RPC_TIMEOUT_S))
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "65536" in error.message
+
+
+def test_a_long_name_in_a_message_is_cut_and_not_an_error_of_the_transport(edge: Edge) -> None:
+    error = error_of_call(lambda: get_session(edge.server, "\N{EURO SIGN}" * 5000))
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_too_many_sessions(start_server: Callable[[ServerConfig], RunningApp]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,12 +17,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellserve.cells import BasicLSTMCell, BasicRNNCell, OutputProjectionWrapper
 from cellserve.v1 import recurrent_service_pb2 as messages
+from cellserve_server.cli import serve
 from cellserve_server.config import ServerConfig
 from tests.integration.stream_client import StreamClient, step_inputs
 from tests.servers import (
     LISTENING,
     RPC_TIMEOUT_S,
     RunningApp,
+    ServerProcess,
     define_model,
     server_process,
     stubs_for,
@@ -71,6 +76,8 @@ def test_a_second_signal_forces() -> None:
             assert next(watch).status == NOT_SERVING
             server.process.send_signal(signal.SIGTERM)
             assert server.wait() == 1
+        (forced,) = [line for line in map(json.loads, server.errors().splitlines()) if line["event"] == "drain_forced"]
+        assert (forced["streams"], forced["level"]) == (1, "warning")
 
 
 def test_flags_and_environment() -> None:
@@ -87,6 +94,8 @@ def test_flags_and_environment() -> None:
         (["--max-rows", "many"], "'many' is not a valid integer"),
         (["--log-level", "loud"], "log_level: expected one of debug, info, warning, error; got 'loud'"),
         (["--no-such-thing"], "--no-such-thing"),
+        (["--max-message-bytes", "1073741825"], "max_message_bytes: expected at most 1073741824; got 1073741825"),
+        (["--models", "no/such/folder"], "--models: expected a folder; there is none at 'no/such/folder'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_one_line_and_exit_code_2(arguments: list[str], words: str) -> None:
@@ -96,6 +105,18 @@ def test_a_setting_that_cannot_be_is_one_line_and_exit_code_2(arguments: list[st
         (line,) = server.errors().splitlines()
     assert line.startswith("cellserve serve: ")
     assert words in line
+
+
+def test_a_folder_of_the_environment_that_is_not_there(tmp_path: Path) -> None:
+    with closing(ServerProcess(environment={"CELLSERVE_MODELS": str(tmp_path / "none")})) as server:
+        assert server.wait() == 2
+        assert "--models: expected a folder" in server.errors()
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve([flag]) == 0
+    assert "--max-sessions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--host", "256.0.0.1", "--insecure"]])

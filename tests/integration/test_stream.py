@@ -168,21 +168,56 @@ def test_a_passed_timeout(streaming: Streaming, clock: ManualClock) -> None:
     assert get_session(server, "b").step_count == 1
 
 
-def test_a_full_queue_refuses_the_rest_of_the_positions(start_server: Callable[[ServerConfig], RunningApp]) -> None:
-    server = start_server(replace(IN_THREAD, max_queued_runs=3))
+def test_a_full_queue_holds_a_stream_back_and_refuses_nothing(
+    start_server: Callable[[ServerConfig], RunningApp],
+) -> None:
+    """Were a step refused, a later one of its session could be applied: a sequence with a hole in it."""
+    server = start_server(replace(IN_THREAD, max_queued_runs=8))
     model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
     with StreamClient(server.stubs) as stream, GatedNetwork.over(server, model) as gate:
         stream.open(["a", "b"], model=model)
-        begun = stream.steps([0, 1], step_inputs(2))
+        seqs = [stream.steps([0, 1, 0], step_inputs(3)) for _ in range(10)]
         gate.wait_entered()
-        full = stream.steps([0, 1, 0], step_inputs(3))
-        refused = stream.answers(2)
-        assert {place: error.reason for place, error in refused.errors.items()} == {
-            (full, 1): "QUEUE_FULL",
-            (full, 2): "QUEUE_FULL",
-        }
+        assert server.loop.call(lambda: server.app.engine.queued_runs) <= 6  # A part is left to single calls.
         gate.open()
-        assert stream.answers(3).counts == {(begun, 0): 1, (begun, 1): 1, (full, 0): 2}
+        answers = stream.answers(30)
+    assert answers.errors == {}
+    assert [answers.counts[seq, 2] for seq in seqs] == list(range(2, 22, 2))
+
+
+def test_a_message_that_never_fits_is_refused_as_a_whole(start_server: Callable[[ServerConfig], RunningApp]) -> None:
+    server = start_server(replace(IN_THREAD, max_queued_bytes=1024))
+    model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
+    with StreamClient(server.stubs) as stream:
+        stream.open(["a"], model=model)
+        stream.steps([0] * 100, step_inputs(100))
+        status = stream.stepped().status
+        assert "max_queued_bytes" in status.message
+        stream.steps([0], step_inputs(1))
+        assert stream.stepped().step_counts == [1]
+
+
+def test_what_is_closed_for_good_is_gone_for_the_next_open(start_server: Callable[[ServerConfig], RunningApp]) -> None:
+    server = start_server(IN_THREAD)
+    model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
+    names = [f"s{number}" for number in range(1500)]
+    with StreamClient(server.stubs) as stream:
+        stream.open(names, model=model)
+        stream.steps(range(1500), step_inputs(1500))
+        stream.answers(1500)
+        closing = stream_pb2.Close(seq=900, group=1, delete_sessions=True)
+        opening = stream_pb2.Open(
+            seq=901, group=1, model=model, names=[f"sessions/{name}" for name in names], handles=range(1500)
+        )
+        opening.create_if_missing = True
+        stream.send(stream_pb2.StreamStepsRequest(close=closing))
+        stream.send(stream_pb2.StreamStepsRequest(open=opening))
+        answers = [stream.receive(), stream.receive()]
+        assert {answer.WhichOneof("kind") for answer in answers} == {"closed", "opened"}
+        opened = next(answer.opened for answer in answers if answer.HasField("opened"))
+        assert set(opened.step_counts) == {0}
+        stream.steps(range(1500), step_inputs(1500))
+        assert set(stream.answers(1500).counts.values()) == {1}
 
 
 def test_large_answers_come_in_parts(start_server: Callable[[ServerConfig], RunningApp]) -> None:

@@ -232,7 +232,7 @@ class SessionMachine(RuleBasedStateMachine):
 @pytest.fixture
 def machine(start_server: Callable[[ServerConfig], RunningApp], clock: ManualClock) -> type[SessionMachine]:
     """The state machine, on a server whose clock it moves: months pass, so the model must not go meanwhile."""
-    server = start_server(replace(TEST_CONFIG, max_ttl_s=1e9, defined_model_ttl_s=1e9))
+    server = start_server(replace(TEST_CONFIG, max_ttl_s=3e8, defined_model_ttl_s=3e8))
     variables = {"basic_rnn_cell/kernel": WEIGHTS.kernel, "basic_rnn_cell/bias": WEIGHTS.bias}
     model = define_with_weights(server.stubs.models, describe(BasicRNNCell(UNITS), DEPTH, np.dtype("f4")), variables)
     bound = {"clock": clock, "stub": server.stubs.recurrent, "model_name": model.name, "ids": Ids()}

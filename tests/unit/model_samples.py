@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from cellserve.specs import (
     place_layers,
     takes_ids,
 )
+from cellserve.tensors import Array
 from cellserve.v1 import model_pb2
 from cellserve_server.cells import Network, build_network, draw_weights
 from cellserve_server.model_files import write_model
-from cellserve_server.models import ModelRepository
+from cellserve_server.models import LoadedModel, ModelRepository, draft_model
 from cellserve_server.weights import prepare_weights
 
 FLOAT32, FLOAT64, INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
@@ -74,3 +75,22 @@ def put(root: Path, name: str, version: int, description: ModelDescription = RNN
 
 def names(models: ModelRepository, tenant: str = "default") -> list[str]:
     return [entry.resource_name for entry in models.list(tenant)]
+
+
+def load(models: ModelRepository, name: str) -> LoadedModel:
+    """Loads a version from the folder, as LoadModel does it."""
+    location = models.locate(name)
+    return models.install(location, models.read(location))
+
+
+def define(
+    models: ModelRepository,
+    tenant: str,
+    description: ModelDescription,
+    weights: Mapping[str, Array] | None = None,
+    seed: int | None = None,
+    ttl_s: float | None = None,
+) -> LoadedModel:
+    """Makes a model of a description, as DefineModel does it; weights or a seed, one of the two."""
+    models.check_definable(description)
+    return models.adopt(tenant, draft_model(description, weights=weights, seed=seed), ttl_s)

@@ -17,16 +17,22 @@ from cellserve.errors import (
     DrainingError,
     FailedPreconditionError,
     FieldInvalidError,
+    InternalError,
     QueueFullError,
     QuotaExceededError,
+    ResourceExhaustedError,
+    RunCancelledError,
     SessionNotFoundError,
+    ShapeMismatchError,
     StepOutOfOrderError,
     StoreUnavailableError,
     UnavailableError,
+    from_rpc_error,
     trailers_of,
 )
+from cellserve_client.outcomes import Attempts, was_surely_not_applied
 from cellserve_client.retry import Retrier, RetryPolicy, is_retryable
-from cellserve_client.transport import Attempts, Transport
+from cellserve_client.transport import Transport
 
 
 class Longest(random.Random):
@@ -64,7 +70,7 @@ def reached(policy: RetryPolicy = RetryPolicy()) -> Retrier:  # noqa: B008
         (DrainingError("draining", retry_after_s=1), True),
         (StoreUnavailableError("no store"), True),
         (QueueFullError("full", retry_after_s=0.05), True),
-        (QuotaExceededError("too many", retry_after_s=5), True),
+        (QuotaExceededError("too many", retry_after_s=5), False),
         (QuotaExceededError("too many"), False),
         (SessionNotFoundError("none"), False),
         (StepOutOfOrderError("other step"), False),
@@ -78,8 +84,16 @@ def test_only_what_may_pass_is_repeated(error: CellServeError, expected: bool) -
 
 def test_waits_double_up_to_the_longest() -> None:
     retrier = reached(RetryPolicy(first_delay_s=0.1, max_delay_s=0.5, max_attempts=6))
-    waits = [retrier.delay_s(UnavailableError("gone"), attempt, 100.0) for attempt in range(1, 7)]
+    waits = [retrier.delay_s(QueueFullError("full", retry_after_s=0.0), attempt, 100.0) for attempt in range(1, 7)]
     assert waits == [0.1, 0.2, 0.4, 0.5, 0.5, None]
+
+
+@pytest.mark.parametrize("error", [UnavailableError("gone"), DrainingError("stopping", retry_after_s=0.0)])
+def test_a_server_that_was_there_is_tried_until_the_deadline(error: CellServeError) -> None:
+    retrier = reached(RetryPolicy(max_attempts=2, max_delay_s=0.5))
+    assert retrier.delay_s(error, 100, 100.0) == 0.5
+    assert retrier.delay_s(error, 100, 0.5) is None
+    assert reached(RetryPolicy(max_attempts=1)).delay_s(error, 1, 100.0) is None
 
 
 def test_waits_are_drawn_from_nothing_to_the_longest() -> None:
@@ -209,12 +223,53 @@ def test_the_deadline_names_the_server_and_the_time() -> None:
         (rpc_error(DrainingError("stopping", retry_after_s=0.1)), False),
         (rpc_error(QueueFullError("full", retry_after_s=0.1)), False),
         (rpc_error(StoreUnavailableError("no store", retry_after_s=0.1)), True),
+        (grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "draining"), True),
     ],
 )
 def test_it_is_known_whether_an_attempt_may_have_been_applied(failure: BaseException, ambiguous: bool) -> None:
     attempts = Attempts()
     invoke(Method(failure), Time(), attempts=attempts)
     assert attempts.ambiguous is ambiguous
+
+
+@pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_a_code_alone_never_says_that_nothing_was_applied(code: grpc.StatusCode) -> None:
+    bare = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "from a proxy, or from grpc itself")
+    assert not was_surely_not_applied(from_rpc_error(bare))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ShapeMismatchError("shape"), True),
+        (FieldInvalidError("field"), True),
+        (StepOutOfOrderError("step"), True),
+        (SessionNotFoundError("none"), True),
+        (QuotaExceededError("quota"), True),
+        (QueueFullError("full"), True),
+        (DrainingError("stopping"), True),
+        (InternalError("a bug"), False),
+        (StoreUnavailableError("store"), False),
+        (DeadlineExceededError("late"), False),
+        (RunCancelledError("cancelled"), False),
+    ],
+)
+def test_only_our_own_refusals_say_so(error: CellServeError, expected: bool) -> None:
+    assert was_surely_not_applied(from_rpc_error(rpc_error(error))) is expected
+
+
+def test_an_answer_above_the_limit_names_the_option() -> None:
+    words = "Received message larger than max (70000000 vs. 67108864)"
+    for detail in (words, f"CLIENT: {words}", f"Stream removed (CLIENT: {words})"):
+        empty = grpc.aio.Metadata()
+        attempts = Attempts()
+        with pytest.raises(ResourceExhaustedError, match=r"70000000 bytes.* max_message_bytes=67108864"):
+            invoke(
+                Method(grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, empty, empty, detail)),
+                Time(),
+                attempts=attempts,
+            )
+        assert attempts.ambiguous
 
 
 def test_a_cancelled_request_may_have_been_applied() -> None:

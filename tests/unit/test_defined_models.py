@@ -20,28 +20,28 @@ from cellserve_server.cells import draw_weights
 from cellserve_server.config import ServerConfig
 from cellserve_server.models import LoadedModel, ModelRepository
 from tests.clocks import ManualClock
-from tests.unit.model_samples import DAY, FLOAT32, LIMITS, RNN, names
+from tests.unit.model_samples import DAY, FLOAT32, LIMITS, RNN, define, names
 
 
 def test_a_defined_model_is_named_by_its_content(models: ModelRepository) -> None:
-    drawn = models.define("default", RNN, None, 7, None)
+    drawn = define(models, "default", RNN, None, 7, None)
     assert drawn.resource_name == f"models/defined-{drawn.digest[:32]}/versions/1"
-    assert models.define("default", RNN, draw_weights(RNN, 7), None, None) is drawn
-    assert models.define("default", RNN, None, 7, None) is drawn
-    assert models.define("default", RNN, None, 8, None).name != drawn.name
-    assert models.define("default", describe(BasicRNNCell(4, "relu"), 3, FLOAT32), None, 7, None).name != drawn.name
+    assert define(models, "default", RNN, draw_weights(RNN, 7), None, None) is drawn
+    assert define(models, "default", RNN, None, 7, None) is drawn
+    assert define(models, "default", RNN, None, 8, None).name != drawn.name
+    assert define(models, "default", describe(BasicRNNCell(4, "relu"), 3, FLOAT32), None, 7, None).name != drawn.name
     assert models.resolve("default", f"models/{drawn.name}") is drawn
     assert len(names(models)) == 3
 
 
 def test_a_defined_model_says_so(models: ModelRepository, clock: ManualClock) -> None:
-    message = models.define("default", RNN, None, 0, 60.0).to_proto(LIMITS)
+    message = define(models, "default", RNN, None, 0, 60.0).to_proto(LIMITS)
     assert message.defined
     assert message.expire_time.ToSeconds() == clock() + 60
 
 
 def test_a_defined_model_is_its_tenants_alone(models: ModelRepository) -> None:
-    model = models.define("default", RNN, None, 0, None)
+    model = define(models, "default", RNN, None, 0, None)
     assert names(models, "another") == []
     unseen: list[Callable[[], object]] = [
         lambda: models.resolve("another", f"models/{model.name}"),
@@ -50,7 +50,7 @@ def test_a_defined_model_is_its_tenants_alone(models: ModelRepository) -> None:
     for call in unseen:
         with pytest.raises(ModelNotFoundError, match="it was never defined here, or was not used for its ttl"):
             call()
-    theirs = models.define("another", RNN, None, 0, None)
+    theirs = define(models, "another", RNN, None, 0, None)
     assert theirs is not model
     assert theirs.resource_name == model.resource_name
 
@@ -59,7 +59,7 @@ def test_a_defined_model_expires_when_it_is_unused(models: ModelRepository, cloc
     dropped: list[LoadedModel] = []
     models.on_drop = dropped.append
     assert models.sweep() is None
-    model = models.define("default", RNN, None, 0, 60.0)
+    model = define(models, "default", RNN, None, 0, 60.0)
     assert models.sweep() == clock() + 60
     clock.advance(59)
     models.resolve("default", model.resource_name)
@@ -73,7 +73,7 @@ def test_a_defined_model_expires_when_it_is_unused(models: ModelRepository, cloc
 
 
 def test_looking_at_a_defined_model_does_not_keep_it(models: ModelRepository, clock: ManualClock) -> None:
-    model = models.define("default", RNN, None, 0, 60.0)
+    model = define(models, "default", RNN, None, 0, 60.0)
     clock.advance(30)
     assert models.get("default", model.resource_name) is model
     models.list("default")
@@ -84,7 +84,7 @@ def test_looking_at_a_defined_model_does_not_keep_it(models: ModelRepository, cl
 
 
 def test_sessions_keep_a_defined_model(models: ModelRepository, clock: ManualClock) -> None:
-    model = models.define("default", RNN, None, 0, 60.0)
+    model = define(models, "default", RNN, None, 0, 60.0)
     models.acquire(model)
     clock.advance(DAY)
     assert models.sweep() == clock() + 60
@@ -96,21 +96,21 @@ def test_sessions_keep_a_defined_model(models: ModelRepository, clock: ManualClo
 
 
 def test_defining_again_renews_and_never_shortens(models: ModelRepository, clock: ManualClock) -> None:
-    model = models.define("default", RNN, None, 0, 100.0)
-    assert models.define("default", RNN, None, 0, 10.0) is model
+    model = define(models, "default", RNN, None, 0, 100.0)
+    assert define(models, "default", RNN, None, 0, 10.0) is model
     assert model.expire_time == clock() + 100
     clock.advance(50)
-    models.define("default", RNN, None, 0, 10.0)
+    define(models, "default", RNN, None, 0, 10.0)
     assert model.expire_time == clock() + 100
 
 
 def test_a_defined_model_can_be_unloaded(models: ModelRepository) -> None:
-    model = models.define("default", RNN, None, 0, None)
+    model = define(models, "default", RNN, None, 0, None)
     models.acquire(model)
     models.unload("default", model.resource_name, force=False)
     with pytest.raises(ModelNotFoundError, match="it is unloading"):
         models.resolve("default", model.resource_name)
-    assert models.define("default", RNN, None, 0, None) is model
+    assert define(models, "default", RNN, None, 0, None) is model
     models.unload("default", model.resource_name, force=False)
     models.release(model)
     assert names(models) == []
@@ -119,32 +119,32 @@ def test_a_defined_model_can_be_unloaded(models: ModelRepository) -> None:
 @pytest.mark.parametrize("ttl_s", [0.0, -1.0, 8 * DAY, float("nan"), float("inf")])
 def test_a_ttl_out_of_range_is_refused(models: ModelRepository, ttl_s: float) -> None:
     with pytest.raises(FieldInvalidError, match="ttl: expected more than 0 and at most 604800"):
-        models.define("default", RNN, None, 0, ttl_s)
+        define(models, "default", RNN, None, 0, ttl_s)
     assert names(models) == []
 
 
 def test_the_quota_of_models(models_root: Path, clock: ManualClock) -> None:
     models = ModelRepository(models_root, replace(ServerConfig(), max_defined_models=2), clock)
-    first = models.define("default", RNN, None, 0, 100.0)
+    first = define(models, "default", RNN, None, 0, 100.0)
     clock.advance(10)
-    models.define("default", RNN, None, 1, 200.0)
+    define(models, "default", RNN, None, 1, 200.0)
     with pytest.raises(QuotaExceededError, match=r"at most 2 defined models \(max_defined_models\)") as caught:
-        models.define("default", RNN, None, 2, None)
+        define(models, "default", RNN, None, 2, None)
     assert caught.value.metadata == {"quota": "max_defined_models", "limit": "2"}
     assert caught.value.retry_after_s == 90
-    assert models.define("default", RNN, None, 0, None) is first
-    models.define("another", RNN, None, 2, None)
+    assert define(models, "default", RNN, None, 0, None) is first
+    define(models, "another", RNN, None, 2, None)
     clock.advance(2 * 3600)
-    models.define("default", RNN, None, 2, None)
+    define(models, "default", RNN, None, 2, None)
 
 
 def test_the_quota_of_bytes(models_root: Path, clock: ManualClock) -> None:
     size = 4 * (7 * 4 + 4)
     models = ModelRepository(models_root, replace(ServerConfig(), max_defined_model_bytes=2 * size + 1), clock)
-    models.acquire(models.define("default", RNN, None, 0, 100.0))
-    models.acquire(models.define("default", RNN, None, 1, 100.0))
+    models.acquire(define(models, "default", RNN, None, 0, 100.0))
+    models.acquire(define(models, "default", RNN, None, 1, 100.0))
     with pytest.raises(QuotaExceededError, match=f"there are {2 * size} and this one has {size}") as caught:
-        models.define("default", RNN, None, 2, None)
+        define(models, "default", RNN, None, 2, None)
     assert caught.value.metadata == {"quota": "max_defined_model_bytes", "limit": str(2 * size + 1)}
     assert caught.value.retry_after_s == ServerConfig().defined_model_ttl_s
 
@@ -152,7 +152,7 @@ def test_the_quota_of_bytes(models_root: Path, clock: ManualClock) -> None:
 def test_a_model_beyond_every_quota_is_refused_before_it_is_drawn(models: ModelRepository) -> None:
     huge = describe(BasicLSTMCell(1 << 20), 1 << 20, FLOAT32)
     with pytest.raises(QuotaExceededError, match="at most 536870912 bytes of weights") as caught:
-        models.define("default", huge, None, 0, None)
+        define(models, "default", huge, None, 0, None)
     assert caught.value.retry_after_s is None
 
 
@@ -161,4 +161,4 @@ def test_a_state_of_too_many_parts_is_refused(models: ModelRepository) -> None:
     for _ in range(3):
         cell = MultiRNNCell([cell] * 17)
     with pytest.raises(FieldInvalidError, match="a state of at most 4096 arrays; got 4913"):
-        models.define("default", describe(cell, 1, FLOAT32), None, 0, None)
+        define(models, "default", describe(cell, 1, FLOAT32), None, 0, None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,14 +22,15 @@ from cellserve.errors import (
     SessionNotFoundError,
     StepOutOfOrderError,
 )
-from cellserve.specs import describe
+from cellserve.specs import ArraySpec, Bidirectional, ModelDescription, describe
 from cellserve.tensors import Array
+from cellserve_server.cells import Network
 from cellserve_server.config import ServerConfig
 from cellserve_server.metrics import Metrics
-from cellserve_server.models import LoadedModel, ModelRepository
+from cellserve_server.models import LoadedModel, ModelRepository, draft_model
 from cellserve_server.operations import SessionOperations
 from cellserve_server.runs import OutputMode, Run
-from cellserve_server.sessions import Session, SessionKey
+from cellserve_server.sessions import Session, SessionKey, SessionSnapshot
 from tests.clocks import ManualClock
 
 UNITS = 3
@@ -49,7 +51,7 @@ class Bench:
         )
         self.engine = self.operations.engine
         description = describe(BasicRNNCell(UNITS), DEPTH, np.dtype(np.float32))
-        self.model: LoadedModel = self.models.define("default", description, None, 1, None)
+        self.model: LoadedModel = self.models.adopt("default", draft_model(description, seed=1), None)
 
     def session(self, name: str = "s", batch_size: int = 0) -> Session:
         return self.operations.create(SessionKey("default", name), self.model, batch_size)
@@ -279,15 +281,82 @@ def test_operations_wait_their_turn() -> None:
         await asyncio.sleep(0)
         behind.uid = session.uid  # The old life, which the reset ends before this run's turn comes.
         done_behind = submit_all(bench, [behind])
-        _, leaves = await read
-        await reset
+        again = asyncio.create_task(bench.operations.reset(session.key))
+        seen, first, second = await asyncio.gather(read, reset, again)
         assert done == [run]
-        assert leaves is not None
-        np.testing.assert_array_equal(leaves[0], run.result.outputs[0][:, -1] if run.result else None)
+        assert run.result is not None
+        # Each saw the session as it was in its own turn, though all turns came in one pass.
+        assert seen.leaves is not None
+        np.testing.assert_array_equal(seen.leaves[0], run.result.outputs[0][:, -1])
+        assert (seen.step_count, first.step_count, second.step_count) == (50, 0, 0)
+        assert len({seen.uid, first.uid, second.uid}) == 3
         await until(lambda: bool(done_behind))
         assert isinstance(behind.error, SessionNotFoundError)
         assert session.step_count == 0
         assert np.all(bench.state(session)[0] == 0)
+
+    drive(test)
+
+
+def test_too_many_operations_in_line_are_refused() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        done = submit_all(bench, [bench.run(session, steps=50)])
+        reads = [asyncio.create_task(bench.operations.read(session.key, with_state=True)) for _ in range(9)]
+        answers = await asyncio.gather(*reads, return_exceptions=True)
+        assert [type(answer) for answer in answers[:4]] == [SessionSnapshot] * 4
+        assert {type(answer) for answer in answers[4:]} == {QueueFullError}
+        await until(lambda: bool(done))
+        assert (await bench.operations.read(session.key, with_state=False)).step_count == 50
+
+    drive(test, max_queued_runs=4)
+
+
+def test_a_whole_sequence_does_not_hold_ticks_up() -> None:
+    """A bidirectional model computes in its own thread, while sessions of other models step."""
+
+    async def test(bench: Bench) -> None:
+        both = Bidirectional(BasicRNNCell(UNITS), BasicRNNCell(UNITS))
+        inputs, outputs = ArraySpec("inputs", np.dtype("f4"), (DEPTH,)), ArraySpec("out", np.dtype("f4"), (2 * UNITS,))
+        description = ModelDescription((inputs,), (both,), (outputs,), np.dtype("f4"))
+        whole = bench.models.adopt("default", draft_model(description, seed=2), None)
+        entered, leave = threading.Event(), threading.Event()
+        network = whole.network
+
+        class Held:
+            def run(self, *arguments: Any) -> Any:
+                entered.set()
+                assert leave.wait(30)
+                return network.run(*arguments)
+
+        whole.network = cast(Network, Held())
+        values = np.random.default_rng(0).standard_normal((2, 5, DEPTH)).astype(np.float32)
+        run = Run(whole, [values], rows=2, lengths=np.array([5, 3]), outputs=OutputMode.LAST, return_state=True)
+        done = submit_all(bench, [run])
+        await asyncio.to_thread(entered.wait, 30)
+        session = bench.session()
+        await bench.engine.execute(bench.run(session, steps=20))
+        assert not done
+        leave.set()
+        await bench.engine.drain(30)
+        assert done == [run]
+        assert run.error is None
+        assert run.result is not None
+        zeros = [np.zeros((2, UNITS), np.float32)] * 2
+        (expected,), leaves = network.run([values], np.array([5, 3]), zeros)
+        np.testing.assert_allclose(run.result.outputs[0][:, 0], expected[[0, 1], [4, 2]], atol=1e-6)
+        assert run.result.leaves is not None
+        np.testing.assert_allclose(run.result.leaves[1], leaves[1], atol=1e-6)
+        assert bench.engine.queued_runs == 0
+
+    drive(test)
+
+
+def test_states_that_come_along_count_in_the_queue() -> None:
+    async def test(bench: Bench) -> None:
+        leaves = [np.zeros((100, UNITS), np.float32)]
+        first = bench.run(None, rows=100, steps=1, initial_leaves=leaves)
+        assert first.size_bytes == 100 * 4 * (DEPTH + UNITS + UNITS + UNITS)  # inputs, outputs, the state twice
 
     drive(test)
 
@@ -415,6 +484,21 @@ def test_expiry_ends_unused_sessions_and_not_busy_ones() -> None:
         await until(lambda: bool(done))
         assert run.error is None
         assert not used.ended
+
+    drive(test)
+
+
+def test_sessions_that_expire_together_do_so_in_portions() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(25):
+            bench.session(f"s{number}")
+        bench.clock.advance(4000)
+        sessions = bench.operations.sessions
+        left = []
+        while (due := sessions.expire_due(limit=10)) is not None and due <= bench.clock():
+            left.append(len(sessions))
+        assert left == [15, 5]
+        assert len(sessions) == 0
 
     drive(test)
 

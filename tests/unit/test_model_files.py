@@ -20,7 +20,7 @@ from cellserve.v1 import model_pb2
 from cellserve_server.cells import draw_weights
 from cellserve_server.model_files import write_model
 from cellserve_server.models import BrokenModel, ModelRepository
-from tests.unit.model_samples import LIMITS, RNN, classifier, put
+from tests.unit.model_samples import LIMITS, RNN, classifier, define, load, put
 
 
 def set_cell(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -184,4 +184,4 @@ def test_what_is_written_is_what_is_read(models: ModelRepository, models_root: P
     content = json.loads((models_root / "m" / "1" / "cell.json").read_text())
     assert content["format_version"] == 1
     assert content["model"]["layers"][1]["cell"]["basic_lstm_cell"]["forget_bias"] == 1.0
-    assert models.load("models/m").digest == models.define("default", classifier(), None, 5, None).digest
+    assert load(models, "models/m").digest == define(models, "default", classifier(), None, 5, None).digest

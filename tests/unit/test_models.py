@@ -17,7 +17,7 @@ from cellserve.states import LSTMStateTuple, spec_from_proto
 from cellserve.v1 import model_pb2
 from cellserve_server.models import BrokenModel, LoadedModel, ModelRepository, ModelState
 from tests.clocks import ManualClock
-from tests.unit.model_samples import LIMITS, bidirectional, classifier, names, put
+from tests.unit.model_samples import LIMITS, RNN, bidirectional, classifier, define, load, names, put
 
 # --- what is in the folder --------------------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ def test_a_bidirectional_model_takes_sequences_alone(models: ModelRepository, mo
 def test_an_absent_folder_is_an_empty_repository(models: ModelRepository) -> None:
     models.load_all()
     assert names(models) == []
-    with pytest.raises(ModelNotFoundError, match="models/x: no such model; the server has none"):
+    with pytest.raises(ModelNotFoundError, match=r"models/x: no such model; the server's folder has none$"):
         models.resolve("default", "models/x")
 
 
@@ -97,7 +97,7 @@ def test_the_names_of_defined_models_are_reserved(models: ModelRepository, model
     with pytest.raises(ModelBrokenError, match="names with defined- are for models of DefineModel"):
         models.resolve("default", "models/defined-x")
     with pytest.raises(FieldInvalidError, match="models/defined-x is made by DefineModel"):
-        models.load("models/defined-x")
+        load(models, "models/defined-x")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -130,9 +130,10 @@ def test_the_names_of_defined_models_are_reserved(models: ModelRepository, model
 def test_malformed_names_are_refused(models: ModelRepository, name: str) -> None:
     with pytest.raises(FieldInvalidError, match=r"model: expected models/{model} or models/{model}/versions/{version}"):
         models.resolve("default", name)
-    for call in (models.load, lambda name: models.unload("default", name, force=False)):
-        with pytest.raises(FieldInvalidError, match="name: expected models/"):
-            call(name)
+    with pytest.raises(FieldInvalidError, match="name: expected models/"):
+        load(models, name)
+    with pytest.raises(FieldInvalidError, match="name: expected models/"):
+        models.unload("default", name, force=False)
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(models: ModelRepository, models_root: Path) -> None:
@@ -145,57 +146,80 @@ def test_a_model_that_is_not_there_is_told_with_those_that_are(models: ModelRepo
         models.resolve("default", "models/model-0/versions/1")
 
 
+def test_defined_models_are_told_as_a_count_behind_the_operators(models: ModelRepository, models_root: Path) -> None:
+    for seed in range(2):
+        define(models, "default", RNN, seed=seed)
+    define(models, "another", RNN, seed=3)
+    with pytest.raises(ModelNotFoundError, match=r"the server's folder has none; besides 2 that clients defined$"):
+        models.resolve("default", "models/x")
+    put(models_root, "zebra", 1)
+    models.load_all()
+    with pytest.raises(ModelNotFoundError, match=r"no such model; there are zebra; besides 2 that clients defined$"):
+        models.resolve("default", "models/x")
+
+
+def test_a_model_without_a_version_is_warned_of(
+    models: ModelRepository, models_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (models_root / "flat").mkdir(parents=True)
+    (models_root / "flat" / "cell.json").write_text("{}")
+    models.load_all()
+    logged = capsys.readouterr().out
+    assert "model_has_no_version" in logged
+    assert str(models_root / "flat" / "1" / "cell.json") in logged
+
+
 # --- loading and unloading --------------------------------------------------------------------------------------------
 
 
 def test_load_finds_what_was_put_there_since(models: ModelRepository, models_root: Path) -> None:
     models.load_all()
     with pytest.raises(ModelNotFoundError, match="models/m: the server's folder of models has nothing of that name"):
-        models.load("models/m")
+        load(models, "models/m")
     put(models_root, "m", 1)
-    first = models.load("models/m")
+    first = load(models, "models/m")
     put(models_root, "m", 2, seed=1)
     assert models.resolve("default", "models/m") is first
-    second = models.load("models/m")
+    second = load(models, "models/m")
     assert second.version == 2
     assert models.resolve("default", "models/m") is second
     with pytest.raises(
         ModelNotFoundError, match="models/m/versions/3: the server's folder of models has versions 1, 2"
     ):
-        models.load("models/m/versions/3")
+        load(models, "models/m/versions/3")
 
 
 def test_loading_the_same_again_changes_nothing(models: ModelRepository, models_root: Path) -> None:
     put(models_root, "m", 1)
-    model = models.load("models/m")
+    model = load(models, "models/m")
     models.acquire(model)
-    assert models.load("models/m/versions/1") is model
+    assert load(models, "models/m/versions/1") is model
 
 
 def test_changed_files_are_refused_under_open_sessions(models: ModelRepository, models_root: Path) -> None:
     dropped: list[LoadedModel] = []
     models.on_drop = dropped.append
     put(models_root, "m", 1)
-    model = models.load("models/m")
+    model = load(models, "models/m")
     models.acquire(model)
     put(models_root, "m", 1, seed=1)
     with pytest.raises(
         FailedPreconditionError, match=r"1 sessions are open on it .* give the new weights a new version"
     ):
-        models.load("models/m")
+        load(models, "models/m")
     assert models.resolve("default", "models/m") is model
     models.release(model)
-    changed = models.load("models/m")
+    changed = load(models, "models/m")
     assert changed.digest != model.digest
     assert models.resolve("default", "models/m") is changed
     assert dropped == [model]
 
 
 def test_files_that_break_leave_the_version_in_service(models: ModelRepository, models_root: Path) -> None:
-    model = models.load(f"models/{put(models_root, 'm', 1).parent.name}")
+    model = load(models, f"models/{put(models_root, 'm', 1).parent.name}")
     (models_root / "m" / "1" / "cell.json").write_text("{")
     with pytest.raises(ModelBrokenError, match="expected JSON"):
-        models.load("models/m")
+        load(models, "models/m")
     assert models.resolve("default", "models/m") is model
 
 
@@ -203,10 +227,10 @@ def test_a_broken_version_can_be_mended_or_removed(models: ModelRepository, mode
     (models_root / "m" / "1").mkdir(parents=True)
     models.load_all()
     put(models_root, "m", 1)
-    assert models.load("models/m").state is ModelState.READY
+    assert load(models, "models/m").state is ModelState.READY
     (models_root / "m" / "2").mkdir()
     with pytest.raises(ModelBrokenError):
-        models.load("models/m/versions/2")
+        load(models, "models/m/versions/2")
     assert names(models) == ["models/m/versions/1", "models/m/versions/2"]
     assert isinstance(models.unload("default", "models/m/versions/2", force=False), BrokenModel)
     assert names(models) == ["models/m/versions/1"]
@@ -216,7 +240,7 @@ def test_unloading_waits_for_the_last_session(models: ModelRepository, models_ro
     dropped: list[LoadedModel] = []
     models.on_drop = dropped.append
     put(models_root, "m", 1)
-    model = models.load("models/m")
+    model = load(models, "models/m")
     models.acquire(model)
     models.acquire(model)
     assert models.unload("default", "models/m/versions/1", force=False) is model
@@ -233,15 +257,15 @@ def test_unloading_waits_for_the_last_session(models: ModelRepository, models_ro
     assert dropped == [model]
     with pytest.raises(ModelNotFoundError, match="it is unloading or was unloaded"):
         models.acquire(model)
-    assert models.load("models/m") is not model
+    assert load(models, "models/m") is not model
 
 
 def test_unloading_ends_when_the_same_is_loaded_again(models: ModelRepository, models_root: Path) -> None:
     put(models_root, "m", 1)
-    model = models.load("models/m")
+    model = load(models, "models/m")
     models.acquire(model)
     models.unload("default", "models/m/versions/1", force=False)
-    assert models.load("models/m") is model
+    assert load(models, "models/m") is model
     models.release(model)
     assert models.resolve("default", "models/m") is model
 
@@ -257,7 +281,7 @@ def test_force_has_the_sessions_ended(models: ModelRepository, models_root: Path
 
     models.on_unload = end
     put(models_root, "m", 1)
-    model = models.load("models/m")
+    model = load(models, "models/m")
     models.acquire(model)
     assert models.unload("default", "models/m/versions/1", force=True) is model
     assert ended == [model]

@@ -25,6 +25,8 @@ PAUSE_AFTER_ERROR_S = 0.05
 PROGRESS_INTERVAL_S = 0.25
 OPENING_AT_ONCE = 64
 CLOSE_TIMEOUT_S = 5.0
+# How long the answers of the last steps are waited for: a server that is lost would be asked again for much longer.
+LAST_ANSWERS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class LoadPlan:
 
     Attributes:
         address: ``host:port``.
-        model: a model's name; None: the server's only one.
+        model: a model's name; None: the server's only one, beside those that clients defined.
         sessions: how many are stepped at once.
         seconds: how long is measured.
         warmup_s: how long they are stepped before.
@@ -100,19 +102,25 @@ async def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None]) -> L
                     group.create_task(test.loop(index))
         finally:
             reporting.cancel()
-        seconds = time.monotonic() - test.measure_from
-        return report_of(plan.address, model.info.resource_name, plan.sessions, seconds, test.recorder)
+        seconds = test.stepped_until - test.measure_from
+        return report_of(plan.address, model.info.resource_name, plan.sessions, seconds, test.recorder, test.end)
 
 
 async def _choose_model(server: aio.Server, name: str | None) -> aio.Model:
-    """The model that was asked for, or the only one that can be stepped.
+    """The model that was asked for, or the only one that can be stepped; those that clients defined count only when
+    the operator has put none there.
 
     Raises:
         ModelNotFoundError: there is no such model, or none or several to choose from.
     """
     if name is not None:
         return await server.model(name)
-    names = {info.name for info in await server.models() if info.state == "READY" and "SESSION" in info.capabilities}
+    usable = [
+        info
+        for info in await server.models()
+        if info.state == "READY" and info.steppable and "SESSION" in info.capabilities
+    ]
+    names = {info.name for info in usable if not info.defined} or {info.name for info in usable}
     if len(names) != 1:
         choice = f"there are {', '.join(sorted(names))}" if names else "the server has none that can be stepped"
         raise ModelNotFoundError(f"model: say which one; {choice}")
@@ -137,6 +145,7 @@ class _Test:
         self.all_steps = 0
         self.measure_from = 0.0
         self.end = 0.0
+        self.stepped_until = 0.0
         self._plan = plan
         self._model = model
         self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
@@ -154,10 +163,12 @@ class _Test:
             try:
                 await self._step_until_lost(session, inputs)
             finally:
+                self.stepped_until = time.monotonic()
                 await self._close(session)
+        self.stepped_until = max(self.stepped_until, self.end)
 
     async def _open(self) -> aio.Session:
-        opening = asyncio.create_task(self._model.session().open())
+        opening = asyncio.create_task(self._model.session(timeout_s=self._timeout_s()).open())
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -170,18 +181,26 @@ class _Test:
         count = 0
         while (began := time.monotonic()) < self.end:
             try:
-                await session.step(inputs[count % len(inputs)])
+                await session.step(inputs[count % len(inputs)], timeout_s=self._timeout_s())
             except CellServeError as error:
                 await self._failed(error)
                 return
             count += 1
             self.all_steps += 1
+            answered = time.monotonic()
+            self.recorder.last_answer = answered
             if began >= self.measure_from:
-                self.recorder.step(time.monotonic() - began)
+                self.recorder.step(answered - began)
+
+    def _timeout_s(self) -> float:
+        """What a request gets, so that the test ends when it should."""
+        return min(self._plan.timeout_s, max(self.end - time.monotonic(), 0.0) + LAST_ANSWERS_S)
 
     async def _failed(self, error: CellServeError) -> None:
         """Counts a failure; the pause keeps a server that refuses at once from being asked in a tight loop."""
         self.recorder.error(error)
+        if time.monotonic() >= self.measure_from:
+            self.recorder.failed_steps += 1
         await asyncio.sleep(min(PAUSE_AFTER_ERROR_S, max(self.end - time.monotonic(), 0.0)))
 
     async def _close(self, session: aio.Session) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,12 +16,13 @@ import pytest
 from cellserve.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
+    QueueFullError,
     RunCancelledError,
     SessionNotFoundError,
     UnavailableError,
 )
 from cellserve.tensors import Array
-from cellserve_client import aio, connect, rnn
+from cellserve_client import RetryPolicy, aio, connect, rnn
 from tests.flaky_proxy import FlakyProxy, Loss
 from tests.integration.client.helpers import (
     DEPTH,
@@ -31,6 +34,7 @@ from tests.integration.client.helpers import (
 from tests.servers import LoopThread, server_process
 
 FRAME = np.array([0.1, -0.2, 0.3], np.float32)
+RESTART_S = 60.0  # What a server may take to start on a busy machine.
 
 
 def test_a_closed_connection_is_refused(connected: Connect, server_address: str) -> None:
@@ -113,6 +117,45 @@ def test_a_call_waits_its_turn_no_longer_than_its_deadline(connected: Connect, p
         assert session.step_count == 1
 
 
+BUSY = QueueFullError("full", retry_after_s=0.8)
+AT_ONCE = RetryPolicy(first_delay_s=0.0)
+
+
+@pytest.mark.parametrize("method", ["RunSequence", "Call"])
+def test_a_timeout_is_one_for_the_building_and_the_running(connected: Connect, proxy: FlakyProxy, method: str) -> None:
+    cell: Any = connected(proxy.address, AT_ONCE).cell(rnn.BasicLSTMCell(UNITS), seed=3)
+    proxy.plan("DefineModel", BUSY)
+    proxy.plan(method, BUSY)
+    began = time.monotonic()
+    uses: dict[str, Callable[[], object]] = {
+        "RunSequence": lambda: rnn.dynamic_rnn(cell, np.tile(FRAME, (1, 4, 1)), dtype=np.float32, timeout_s=1.0),
+        "Call": lambda: cell.call(FRAME[np.newaxis], cell.zero_state(1), timeout_s=1.0),
+    }
+    with pytest.raises((QueueFullError, DeadlineExceededError)):
+        uses[method]()
+    # With a second for each there would have been time for both waits.
+    assert time.monotonic() - began < 1.4
+
+
+@pytest.mark.parametrize("methods", [("GetModel", "CreateSession"), ("GetSession", "GetModel")])
+def test_a_timeout_is_one_for_the_model_and_the_session(
+    connected: Connect, proxy: FlakyProxy, methods: tuple[str, str]
+) -> None:
+    remote = connected(proxy.address, AT_ONCE)
+    cell: Any = remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+    with cell.session() as there:
+        for method in methods:
+            proxy.plan(method, BUSY)
+        began = time.monotonic()
+        uses: dict[str, Callable[[], object]] = {
+            "GetModel": lambda: remote.session(cell.info.name, timeout_s=1.0),
+            "GetSession": lambda: remote.open_session(there.id, timeout_s=1.0),
+        }
+        with pytest.raises((QueueFullError, DeadlineExceededError)):
+            uses[methods[0]]()
+        assert time.monotonic() - began < 1.4
+
+
 def test_closing_the_connection_ends_calls_under_way(proxy: FlakyProxy) -> None:
     with connect(proxy.address) as remote, ThreadPoolExecutor(1) as pool:
         session = remote.cell(rnn.BasicLSTMCell(UNITS), input_size=DEPTH).session()
@@ -173,7 +216,7 @@ def test_a_server_that_is_started_again(connected: Connect) -> None:
 
         def call() -> Array:
             called.set()
-            output: Array = cell(FRAME[np.newaxis], cell.zero_state(1))[0]
+            output: Array = cell.call(FRAME[np.newaxis], cell.zero_state(1), timeout_s=RESTART_S)[0]
             return output
 
         after = pool.submit(call)

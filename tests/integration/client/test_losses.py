@@ -14,12 +14,13 @@ from cellserve.errors import (
     DrainingError,
     InternalError,
     QueueFullError,
+    ResourceExhaustedError,
     SessionNotFoundError,
     StepOutOfOrderError,
     UnavailableError,
 )
 from cellserve.tensors import Array
-from cellserve_client import Server, rnn
+from cellserve_client import Server, connect, rnn
 from tests.flaky_proxy import FlakyProxy, Loss
 from tests.integration.client.helpers import (
     DEPTH,
@@ -106,10 +107,26 @@ def test_a_definition_is_sent_again_whole(proxy: FlakyProxy, flaky: Server) -> N
 
 def test_retries_have_an_end(proxy: FlakyProxy, cell: Any) -> None:
     with cell.session() as session:
-        proxy.plan("Step", Loss.REQUEST, Loss.REQUEST)
-        with pytest.raises(UnavailableError, match=rf"lost the server at {proxy.address} \(socket closed\)"):
+        full = QueueFullError("full", retry_after_s=0.001)
+        proxy.plan("Step", full, full)
+        with pytest.raises(QueueFullError):
             session.step(FRAME)
         assert proxy.seen["Step"] == 2
+
+
+def test_a_server_that_was_there_is_tried_more_often_than_one_that_refuses(proxy: FlakyProxy, cell: Any) -> None:
+    with cell.session() as session:
+        proxy.plan("Step", *[Loss.REQUEST] * 5)
+        session.step(FRAME)
+        assert proxy.seen["Step"] == 6
+
+
+def test_a_server_that_stays_away_is_named(connected: Connect, proxy: FlakyProxy) -> None:
+    cell: Any = connected(proxy.address, ONCE).cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+    with cell.session() as session:
+        proxy.plan("Step", Loss.REQUEST)
+        with pytest.raises(UnavailableError, match=rf"lost the server at {proxy.address} \(socket closed\)"):
+            session.step(FRAME)
 
 
 # --- what is not known is found out ----------------------------------------------------------------------------------
@@ -188,6 +205,56 @@ def test_somebody_elses_steps_are_not_taken_for_a_lost_one(
                 session.step(FRAME)
         session.refresh()
         assert_close(session.step(FRAME), expected[2])
+
+
+@pytest.mark.parametrize(
+    ("loss", "others", "at"),
+    [(Loss.REQUEST, 1, 1), (Loss.ANSWER, 1, 2)],
+    ids=["as many steps as the lost one", "after the lost one was applied"],
+)
+def test_one_step_of_somebody_else_is_not_taken_for_the_lost_one(
+    connected: Connect, proxy: FlakyProxy, expected: Array, loss: Loss, others: int, at: int
+) -> None:
+    remote = connected(proxy.address, ONCE)
+    cell: Any = remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+    with cell.session() as session:
+        proxy.plan("Step", loss)
+        with pytest.raises(UnavailableError):
+            session.step(FRAME)
+        other = remote.open_session(session.id)
+        for _ in range(others):
+            other.step(FRAME)
+        for use in (lambda: session.step(FRAME), session.state, session.fork):
+            with pytest.raises(StepOutOfOrderError, match=rf"expected step 0, or 1 .* the server is at {at}") as caught:
+                use()
+            assert caught.value.metadata == {"expected_step": "0", "step_count": str(at)}
+        assert session.step_count == 0
+        session.refresh()
+        assert_close(session.step(FRAME), expected[at])
+
+
+def test_a_refused_repetition_does_not_tell_what_became_of_the_first_attempt(
+    connected: Connect, proxy: FlakyProxy, expected: Array
+) -> None:
+    cell: Any = connected(proxy.address, TWICE).cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+    with cell.session() as session:
+        proxy.plan("Step", Loss.ANSWER, StepOutOfOrderError("somebody else was faster"))
+        with pytest.raises(StepOutOfOrderError, match="faster"):
+            session.step(FRAME)
+        assert_close(session.step(FRAME), expected[1])
+        assert session.step_count == 2
+
+
+def test_an_answer_above_the_clients_limit_is_settled(server_address: str) -> None:
+    with connect(server_address, max_message_bytes=2048) as remote:
+        cell = remote.cell(rnn.BasicRNNCell(600), seed=3, input_size=DEPTH)
+        with cell.session() as session:
+            message = r"the answer has 2\d\d\d bytes, .* at most max_message_bytes=2048"
+            for count in (0, 1):
+                with pytest.raises(ResourceExhaustedError, match=message):
+                    session.step(FRAME)
+                assert session.step_count == count, "the second step has settled the first"
+            assert session.refresh().step_count == 2
 
 
 def test_somebody_elses_reset_is_not_taken_for_a_lost_one(connected: Connect, proxy: FlakyProxy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -39,9 +40,9 @@ from tests.servers import TEST_CONFIG, RunningApp
         (np.zeros((ROWS, DEPTH + 1), np.float32), ShapeMismatchError, r"expected shape \[2, 3\]; got \[2, 4\]"),
         (np.zeros((ROWS + 1, DEPTH), np.float32), ShapeMismatchError, r"expected shape \[2, 3\]; got \[3, 3\]"),
         (np.zeros(DEPTH, np.float32), ShapeMismatchError, r"expected shape \[2, 3\]; got \[3\]"),
-        (np.zeros((ROWS, DEPTH)), DtypeMismatchError, "inputs: expected float32; got float64"),
+        (np.zeros((ROWS, DEPTH)), DtypeMismatchError, r"float32; got float64; use \.astype\(np\.float32\)$"),
         (np.zeros((ROWS, DEPTH), np.int32), DtypeMismatchError, "inputs: expected float32; got int32"),
-        (None, DtypeMismatchError, "inputs: expected float32; got object"),
+        (None, DtypeMismatchError, "inputs: expected float32; got object$"),
     ],
 )
 def test_a_bad_step_is_refused_and_moves_nothing(lstm: Any, inputs: Any, error: Any, message: str) -> None:
@@ -152,5 +153,34 @@ def test_an_expired_session_says_so(connected: Connect, server: RunningApp, cloc
 def test_a_quota(connected: Connect, start_server: Callable[..., RunningApp]) -> None:
     server = start_server(replace(TEST_CONFIG, max_sessions=1))
     cell: Any = connected(server.address).cell(rnn.BasicRNNCell(UNITS), input_size=DEPTH)
-    with cell.session(), pytest.raises(QuotaExceededError):
-        cell.session(timeout_s=0.5)  # Less than what the server says to wait: there is no second attempt.
+    with cell.session():
+        began = time.monotonic()
+        with pytest.raises(QuotaExceededError):
+            cell.session()
+        assert time.monotonic() - began < 1.0, "a quota is not waited for"
+
+
+def test_a_batch_dimension_where_there_is_none_is_explained(lstm: Any, frames: Array) -> None:
+    because = "; this session was made without batch_size: its inputs have no batch dimension$"
+    with lstm.session() as session:
+        with pytest.raises(ShapeMismatchError, match=rf"got \[1, 3\].*{because}"):
+            session.step(frames[:1, 0])
+        with pytest.raises(ShapeMismatchError, match=rf"sequence: expected shape \[time, 3\].*{because}"):
+            session.run(frames[:1])
+        with pytest.raises(ShapeMismatchError, match=r"got \[2\][^;]*$"):
+            session.step(frames[0, 0, :2])
+    with lstm.session(batch_size=1) as session, pytest.raises(ShapeMismatchError, match=r"got \[1, 1, 3\][^;]*$"):
+        session.step(frames[:1, :1])
+
+
+def test_a_closed_session_says_so_first(lstm: Any) -> None:
+    session = lstm.session()
+    session.close()
+    uses: list[Callable[[], object]] = [
+        lambda: session.step(np.zeros(DEPTH)),
+        lambda: session.run(np.zeros((2, DEPTH)), outputs="some"),
+        lambda: session.set_state(np.zeros(7)),
+    ]
+    for use in uses:
+        with pytest.raises(SessionNotFoundError, match="it was closed by this client"):
+            use()

@@ -1,0 +1,53 @@
+"""The addresses that a server listens on: which are allowed, how they are written, and why one cannot be had."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from cellserve_server.config import ServerConfig
+
+
+class StartError(Exception):
+    """The server cannot start as it was told to; the message is for people and says what to change."""
+
+
+def host_port(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def require_private_or_insecure(config: ServerConfig) -> None:
+    """Refuses to listen without TLS where other machines may reach it, unless that was asked for.
+
+    Raises:
+        StartError: naming the flag.
+    """
+    pages = [("--http-host", config.http_host)] if config.http_port != -1 else []
+    for flag, host in (("--host", config.host), *pages):
+        if not config.insecure and not _is_loopback(host):
+            raise StartError(
+                f"{flag}: {host!r} is reached by other machines and there is no TLS; "
+                "use 127.0.0.1, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # A name: it may mean any address, now or later.
+
+
+def bind_error(flag: str, host: str, port: int) -> StartError:
+    """Finds out why an address cannot be listened on: grpc does not say."""
+    reason = "the address cannot be used"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    return StartError(f"{flag}: cannot listen on {host_port(host, port)}: {reason}")
