@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,8 +54,14 @@ class GatedNetwork:
             assert self._permits.acquire(timeout=RPC_TIMEOUT_S), "the test never opened the gate"
         return self._network.step(inputs, leaves)
 
-    def run(self, inputs: Sequence[Array], lengths: Array, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        return self._network.run(inputs, lengths, leaves)
+    def run(
+        self,
+        inputs: Sequence[Array],
+        lengths: Array,
+        leaves: Sequence[Array],
+        before_step: Callable[[], None] = lambda: None,
+    ) -> tuple[list[Array], list[Array]]:
+        return self._network.run(inputs, lengths, leaves, before_step)
 
     def check_inputs(self, inputs: Sequence[Array], field_prefix: str, lengths: Array | None = None) -> None:
         self._network.check_inputs(inputs, field_prefix, lengths)

@@ -108,16 +108,15 @@ class _Decoder:
         self._count = 0
 
     def decode(self, message: cell_pb2.Cell, field: str) -> CellDescription:
-        self._count += 1
-        if self._count > MAX_CELLS:
-            raise FieldInvalidError(f"{field}: expected at most {MAX_CELLS} cells in all")
         if message.share_id in self._shared:
             known_message, known = self._shared[message.share_id]
+            self._add(sum(1 for _ in _walk(known)), field)  # A cell that is used again counts with all inside.
             if known_message != message:
                 raise FieldInvalidError(
                     f"{field}.share_id: expected cells of one description; those with {message.share_id} differ"
                 )
             return known
+        self._add(1, field)
         kind = message.WhichOneof("kind")
         if kind is None:
             raise FieldInvalidError(f"{field}: expected one kind of cell; got an empty message")
@@ -129,6 +128,11 @@ class _Decoder:
         if message.share_id:
             self._shared[message.share_id] = (message, cell)
         return cell
+
+    def _add(self, count: int, field: str) -> None:
+        self._count += count
+        if self._count > MAX_CELLS:
+            raise FieldInvalidError(f"{field}: expected at most {MAX_CELLS} cells in all")
 
     def _decode_kind(self, message: cell_pb2.Cell, kind: str, field: str) -> CellDescription:
         description = _KINDS[kind]

@@ -517,3 +517,18 @@ def test_ending_a_models_sessions_drops_their_runs_and_rows() -> None:
         assert bench.model.session_count == 0
 
     drive(test)
+
+
+def test_a_whole_sequence_that_nobody_waits_for_is_stopped_between_steps() -> None:
+    async def test(bench: Bench) -> None:
+        both = Bidirectional(BasicRNNCell(UNITS), BasicRNNCell(UNITS))
+        inputs, outputs = ArraySpec("inputs", np.dtype("f4"), (DEPTH,)), ArraySpec("out", np.dtype("f4"), (2 * UNITS,))
+        description = ModelDescription((inputs,), (both,), (outputs,), np.dtype("f4"))
+        whole = bench.models.adopt("default", draft_model(description, seed=2), None)
+        run = Run(whole, [np.zeros((1, 1_000_000, DEPTH), np.float32)], rows=1)  # Minutes, were it not stopped.
+        done = submit_all(bench, [run])
+        await bench.engine.drain(0.0)
+        assert done == [run]
+        assert isinstance(run.error, DrainingError)
+
+    drive(test)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -76,12 +76,14 @@ class BidirectionalLayer:
         self._backward = backward
         self._merge_mode = merge_mode
 
-    def run(self, sequence: Array, lengths: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
+    def run(
+        self, sequence: Array, lengths: Array, leaves: Sequence[Array], before_step: Callable[[], None]
+    ) -> tuple[Array, list[Array]]:
         """As ``sequences.run_steps``."""
         cut = len(self._forward.leaf_sizes)
-        forward_outputs, forward_leaves = run_steps(self._forward, sequence, lengths, leaves[:cut])
+        forward_outputs, forward_leaves = run_steps(self._forward, sequence, lengths, leaves[:cut], before_step)
         turned = reverse_rows(sequence, lengths)
-        backward_outputs, backward_leaves = run_steps(self._backward, turned, lengths, leaves[cut:])
+        backward_outputs, backward_leaves = run_steps(self._backward, turned, lengths, leaves[cut:], before_step)
         backward_outputs = reverse_rows(backward_outputs, lengths)
         return _merge(self._merge_mode, forward_outputs, backward_outputs), forward_leaves + backward_leaves
 

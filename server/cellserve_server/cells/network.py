@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ from cellserve_server.cells.layers import BidirectionalLayer, DenseLayer, Embedd
 from cellserve_server.cells.lstm import build_basic_lstm, build_lstm
 from cellserve_server.cells.minimal import build_min_gru, build_min_lstm
 from cellserve_server.cells.rnn import build_basic_rnn
-from cellserve_server.cells.sequences import run_steps, zero_padding
+from cellserve_server.cells.sequences import go_on, run_steps, zero_padding
 from cellserve_server.cells.stack import build_stack
 from cellserve_server.cells.wrappers import (
     build_dropout,
@@ -102,13 +102,20 @@ class Network(Protocol):
         """
         ...
 
-    def run(self, inputs: Sequence[Array], lengths: Array, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    def run(
+        self,
+        inputs: Sequence[Array],
+        lengths: Array,
+        leaves: Sequence[Array],
+        before_step: Callable[[], None] = go_on,
+    ) -> tuple[list[Array], list[Array]]:
         """Whole sequences, as TF1's ``dynamic_rnn``.
 
         Args:
             inputs: one ``[batch, time, ...]`` for each declared input; batch 0 and time 0 will do.
             lengths: int64 ``[batch]``, each from 0 to time.
             leaves: the state before, ``[batch, size]`` for each of ``leaf_sizes``.
+            before_step: called before each step of each layer; what it raises ends the run.
 
         Returns:
             One ``[batch, time, ...]`` for each declared output, exactly 0 past each row's length, and the leaves after
@@ -204,15 +211,21 @@ class _LayeredNetwork:
             values = values.copy()
         return [values], new_leaves
 
-    def run(self, inputs: Sequence[Array], lengths: Array, leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+    def run(
+        self,
+        inputs: Sequence[Array],
+        lengths: Array,
+        leaves: Sequence[Array],
+        before_step: Callable[[], None] = go_on,
+    ) -> tuple[list[Array], list[Array]]:
         (values,) = inputs
         new_leaves: list[Array] = []
         with np.errstate(all="ignore"):
             for layer, span in self._layers:
                 if isinstance(layer, BidirectionalLayer):
-                    values, after = layer.run(values, lengths, leaves[span])
+                    values, after = layer.run(values, lengths, leaves[span], before_step)
                 elif layer.leaf_sizes:
-                    values, after = run_steps(layer, values, lengths, leaves[span])
+                    values, after = run_steps(layer, values, lengths, leaves[span], before_step)
                 else:
                     values, after = layer.step(values, ())
                 new_leaves += after

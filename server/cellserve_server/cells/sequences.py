@@ -5,7 +5,7 @@ Rows that are past their length are never computed: what stands in their padding
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,7 +13,13 @@ from cellserve.tensors import Array
 from cellserve_server.cells.cell import Cell
 
 
-def run_steps(cell: Cell, sequence: Array, lengths: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
+def go_on() -> None:
+    """What is asked before each step when nobody wants to stop a sequence."""
+
+
+def run_steps(
+    cell: Cell, sequence: Array, lengths: Array, leaves: Sequence[Array], before_step: Callable[[], None] = go_on
+) -> tuple[Array, list[Array]]:
     """Runs a cell over sequences.
 
     Args:
@@ -21,6 +27,7 @@ def run_steps(cell: Cell, sequence: Array, lengths: Array, leaves: Sequence[Arra
         sequence: ``[batch, time, depth]`` (``[batch, time]`` ids for an embedding).
         lengths: int64 ``[batch]``, each from 0 to time.
         leaves: the state, ``[batch, size]`` each.
+        before_step: called before each step; what it raises ends the sequence.
 
     Returns:
         Outputs ``[batch, time, output_size]``, exactly 0 past each row's length, and the leaves as each row's own last
@@ -32,6 +39,7 @@ def run_steps(cell: Cell, sequence: Array, lengths: Array, leaves: Sequence[Arra
     dtype = current[0].dtype
     outputs = np.zeros((rows, steps, cell.output_size), dtype)
     for step in range(int(lengths.max(initial=0))):
+        before_step()
         alive = np.flatnonzero(lengths > step)
         if len(alive) == rows:
             outputs[:, step], current = cell.step(sequence[:, step], current)

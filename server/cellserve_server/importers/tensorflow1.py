@@ -6,7 +6,7 @@ or taken as TensorFlow's default, and noted as an assumption.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from cellserve_server.importers.tensorflow1_names import training_leftovers
 from cellserve_server.importers.tensorflow1_options import CellOptions
 from cellserve_server.importers.tensorflow1_parts import Part, choose_parts, read_part
 from cellserve_server.importers.tensorflow1_scopes import Leaf, tree_of
-from cellserve_server.importers.tensorflow1_surroundings import choose_embedding, choose_head
+from cellserve_server.importers.tensorflow1_surroundings import about_options, choose_embedding, choose_head
 
 FRAMEWORK = "tensorflow1"
+_SHOWN = 5
 
 
 def recognises(source: Path) -> bool:
@@ -83,9 +84,30 @@ def _recognise(leaves: Mapping[str, Leaf], settings: Settings) -> tuple[list[Par
     input_width = recurrent[0].input_size
     embedding = choose_embedding(free, input_width, settings, notes)
     head = choose_head(free, recurrent[-1].output_size, embedding, settings, notes)
-    if embedding is None:
-        return [*cells, *head], input_width, notes
-    return [embedding, *cells, *head], None, notes
+    parts = [*([embedding] if embedding else []), *cells, *head]
+    if settings.get("scope") is None:
+        _require_nothing_else(free, parts, settings, recurrent[0].path)
+    return parts, None if embedding else input_width, notes
+
+
+def _require_nothing_else(
+    free: Mapping[str, Leaf], parts: Sequence[Part], settings: Settings, recurrent_path: str
+) -> None:
+    """Raises if there are weights of layers that were not recognised: without them the model would be another one."""
+    used = {leaf.name for part in parts for leaf in part.leaves.values()}
+    decided = about_options(free, settings)
+    unknown = [
+        name
+        for name, leaf in free.items()
+        if name not in used and name not in decided and leaf.shape and leaf.type_name.startswith("float")
+    ]
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
+        raise ImportRefusedError(
+            f"{shown}: of no layer that was recognised. Dense layers and a table are named by head=KERNEL+BIAS and "
+            "embedding=TABLE; who names the recurrent part has it served without the rest",
+            option=f"scope={recurrent_path}",
+        )
 
 
 def _weights(part: Part, arrays: Mapping[str, Array]) -> dict[str, Array]:

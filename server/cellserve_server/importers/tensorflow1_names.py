@@ -56,6 +56,9 @@ _OLD_ENDS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _SLOT = re.compile(
     r"(?:Adam|AdaMax|Momentum|RMSProp|Adagrad|AdagradDA|Adadelta|Ftrl|ProximalAdagrad|LazyAdam|adam_m|adam_v)(?:_\d+)?"
 )
+_PARTS = ("kernel", "bias", "weights", "biases", "W", "b", "w")
+"""Names of a layer's weights, which may stand in a scope that is called as a variable beside it is."""
+
 _AVERAGE = re.compile(r"ExponentialMovingAverage(?:_\d+)?")
 _COUNTER = re.compile(r"(?:beta[12]_power|global_step|learning_rate|lr|epoch|step|loss_scale)(?:_\d+)?")
 
@@ -86,7 +89,7 @@ def training_leftovers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
             leftovers[name] = "a counter of the training"
         elif _AVERAGE.fullmatch(last):
             leftovers[name] = f"a moving average of {scope}"
-        elif shapes.get(scope) == shape or (_SLOT.fullmatch(last) and _ends_with_one(scope, shapes)):
+        elif (scope in shapes and last not in _PARTS) or (_SLOT.fullmatch(last) and _ends_with_one(scope, shapes)):
             leftovers[name] = f"an optimiser's, for {scope}"
     return leftovers
 

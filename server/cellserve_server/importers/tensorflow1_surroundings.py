@@ -12,6 +12,7 @@ from cellserve_server.importers.tensorflow1_parts import Part
 from cellserve_server.importers.tensorflow1_scopes import Leaf
 
 NONE = "none"
+_EMBEDDING_WORD = "embed"
 _SHOWN = 8
 # What the kernel and the bias of one dense layer are called at their ends.
 _ENDS = (
@@ -57,7 +58,7 @@ def choose_embedding(
     """
     if input_size is None:
         return None
-    fitting = [leaf for name, leaf in leaves.items() if "embed" in name.lower() and _is_table(leaf, input_size)]
+    fitting = [leaf for name, leaf in leaves.items() if _EMBEDDING_WORD in name.lower() and _is_table(leaf, input_size)]
     given = settings.get("embedding")
     if given is None and len(fitting) > 1:
         names = ", ".join(leaf.name for leaf in fitting[:_SHOWN])
@@ -117,6 +118,17 @@ def choose_head(
         parts.append(_dense(pair, activation or NONE))
         width = pair.widths[1]
     return parts
+
+
+def about_options(leaves: Mapping[str, Leaf], settings: Settings) -> set[str]:
+    """The variables about which the user decided by ``head`` and ``embedding``: they may stay unused."""
+    decided: set[str] = set()
+    if settings.get("head") is not None:
+        pairs = _pairs(leaves).values()
+        decided |= {leaf.name for pair in pairs for leaf in (pair.kernel, pair.bias) if leaf is not None}
+    if settings.get("embedding") is not None:
+        decided |= {name for name in leaves if _EMBEDDING_WORD in name.lower()}
+    return decided
 
 
 def _only_head(pairs: Mapping[str, _DensePair], width: int, notes: list[Assumption]) -> list[Part]:

@@ -300,7 +300,10 @@ def test_the_command_prints_layers_of_every_kind(
     arrays |= {"dense/kernel": noise((4, 2)), "dense/bias": noise((2,))} | {
         f"old/{i}": noise((2, 3, 4)) for i in range(30)
     }
-    assert command(save_checkpoint(tmp_path / "ckpt", arrays), "--name", "ids", "--models", root) == 0
+    assert (
+        command(save_checkpoint(tmp_path / "ckpt", arrays), "--name", "ids", "--models", root, "--set", "scope=rnn")
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "takes an id a step" in printed
     assert "Embedding(vocabulary_size=7, depth=5): 35 parameters" in printed

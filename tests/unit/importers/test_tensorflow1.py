@@ -274,13 +274,24 @@ def test_what_training_left_behind_is_ignored_and_listed(tmp_path: Path) -> None
         "train/beta2_power_1": np.array(0.9, np.float32),
         "global_step": np.array(7, np.int64),
         "learning_rate": np.array(0.1, np.float32),
-        "conv/kernel": noise((3, 3, 1, 8)),
+        "loss/scale": np.array(0.1, np.float32),
     }
     model = read(tmp_path, arrays | extra)
     assert sorted(model.weights) == ["basic_lstm_cell/bias", "basic_lstm_cell/kernel"]
     assert {line.partition(":")[0].partition(" ")[0] for line in model.ignored} == set(extra)
     assert f"{kernel}/Adam_1: an optimiser's, for {kernel}" in model.ignored
     assert f"{kernel}/ExponentialMovingAverage: a moving average of {kernel}" in model.ignored
+    assert "loss/scale float32[]: stands in no layer that was recognised" in model.ignored
+
+
+def test_layers_that_are_not_recognised_are_left_out_only_on_demand(tmp_path: Path) -> None:
+    arrays = variables(BasicLSTMCell(4), 5) | {"conv/kernel": noise((3, 3, 1, 8)), "attention/v": noise((4,))}
+    with pytest.raises(
+        ImportRefusedError, match=r"attention/v, conv/kernel: of no layer .*--set scope=rnn/basic_lstm_ce"
+    ):
+        read(tmp_path, arrays)
+    model = read(tmp_path, arrays, scope="rnn/basic_lstm_cell")
+    assert model.description.layers == (BasicLSTMCell(4),)
     assert "conv/kernel float32[3, 3, 1, 8]: stands in no layer that was recognised" in model.ignored
 
 
@@ -290,19 +301,18 @@ LSTM = variables(BasicLSTMCell(4), 5)
 
 
 def test_the_only_dense_layer_that_fits_is_the_head(tmp_path: Path) -> None:
-    dense = {
-        "dense/kernel": noise((4, 3)),
-        "dense/bias": noise((3,)),
-        "other/kernel": noise((9, 2)),
-        "other/bias": noise((2,)),
-    }
+    dense = {"dense/kernel": noise((4, 3)), "dense/bias": noise((3,))}
     model = read(tmp_path, LSTM | dense)
     assert model.description.layers == (BasicLSTMCell(4), Dense(3))
     assert options_taken(model)["head"] == "dense:none"
     np.testing.assert_array_equal(model.weights["dense/kernel"], dense["dense/kernel"])
-    assert any(line.startswith("other/kernel") for line in model.ignored)
     assert read(tmp_path, LSTM | dense, head="dense:softmax").description.layers[1] == Dense(3, "softmax")
     assert read(tmp_path, LSTM | dense, head="none").description.layers == (BasicLSTMCell(4),)
+    other = {"other/kernel": noise((9, 2)), "other/bias": noise((2,))}
+    with pytest.raises(ImportRefusedError, match=r"other/bias, other/kernel: of no layer that was recognised"):
+        read(tmp_path, LSTM | dense | other)
+    model = read(tmp_path, LSTM | dense | other, head="dense")
+    assert any(line.startswith("other/kernel") for line in model.ignored)
 
 
 @pytest.mark.parametrize(
@@ -321,10 +331,11 @@ def test_dense_layers_by_other_names(tmp_path: Path, kernel: str, bias: str) -> 
 
 def test_variables_without_a_name_are_named_by_the_user(tmp_path: Path) -> None:
     arrays = {"Variable": noise((4, 3)), "Variable_1": noise((3,))}
-    assert read(tmp_path, LSTM | arrays).description.layers == (BasicLSTMCell(4),)
+    with pytest.raises(ImportRefusedError, match=r"Variable, Variable_1: of no layer .*by head=KERNEL\+BIAS"):
+        read(tmp_path, LSTM | arrays)
     model = read(tmp_path, LSTM | arrays, head="Variable+Variable_1:sigmoid")
     assert model.description.layers == (BasicLSTMCell(4), Dense(3, "sigmoid"))
-    without_bias = read(tmp_path, LSTM | arrays, head="Variable")
+    without_bias = read(tmp_path, LSTM | arrays, head="Variable", scope="rnn")
     assert not without_bias.weights["dense/bias"].any()
 
 
