@@ -7,7 +7,8 @@ SHELL := /bin/bash
 
 ENVIRONMENT := .venv/.made
 STUB_TOOLS := .venv-stubs/.made
-FRAMEWORKS := .venv-frameworks/.made
+TORCH := .venv-torch/.made
+ONNX := .venv-onnx/.made
 BIN := .venv/bin
 PIP_INSTALL := python -m pip install -qq --disable-pip-version-check
 PACKAGES := proto client server
@@ -28,11 +29,12 @@ serve: $(ENVIRONMENT)  ## Serves the models in models/ on 127.0.0.1:50051
 	@$(BIN)/cellserve serve --models models
 
 test: $(ENVIRONMENT)  ## The fast tests, in under 90 seconds
-	@$(BIN)/python -m pytest tests -m "not framework and not slow"
+	@$(BIN)/python -m pytest tests -m "not slow and not torch and not onnxruntime"
 
-test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(FRAMEWORKS)  ## The others: fresh installs, version ranges, stubs anew, PyTorch
-	@$(BIN)/python -m pytest tests -m "slow and not framework"
-	@.venv-frameworks/bin/python -m pytest tests -m framework
+test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(TORCH) $(ONNX)  ## The others: fresh installs, version ranges, stubs anew, beside the frameworks
+	@$(BIN)/python -m pytest tests -m "slow and not torch and not onnxruntime"
+	@KERAS_BACKEND=torch .venv-torch/bin/python -m pytest tests -m torch
+	@.venv-onnx/bin/python -m pytest tests -m onnxruntime
 
 test-all: test test-slow  ## All tests
 
@@ -70,11 +72,17 @@ $(ENVIRONMENT): constraints.txt requirements-dev.txt $(PACKAGES:%=%/pyproject.to
 	@$(BIN)/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt $(OURS)
 	@touch $@
 
-$(FRAMEWORKS): $(ENVIRONMENT) examples/speaker_id/requirements.txt
+# Each framework has an environment of its own, so that none can bring a version of something that changes the others.
+$(TORCH): $(ENVIRONMENT) requirements-torch.txt examples/speaker_id/requirements.txt
 	$(make_environment)
-	@echo "Installing PyTorch into .venv-frameworks, for the tests that need it (once; some minutes) ..."
-	@.venv-frameworks/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt \
-		-r examples/speaker_id/requirements.txt $(OURS)
+	@echo "Installing PyTorch and Keras into $(@D), for the tests that need them (once; some minutes) ..."
+	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt -r requirements-torch.txt $(OURS)
+	@touch $@
+
+$(ONNX): $(ENVIRONMENT) requirements-onnx.txt
+	$(make_environment)
+	@echo "Installing onnxruntime into $(@D), for the tests that need it (once; a minute or so) ..."
+	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt -r requirements-onnx.txt $(OURS)
 	@touch $@
 
 $(STUB_TOOLS): proto/requirements-stubs.txt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -106,6 +106,13 @@ def as_outputs(arrays: Sequence[Array], specs: Sequence[ArraySpec]) -> Outputs:
     if len(arrays) == 1:
         return arrays[0]
     return {spec.name: array for spec, array in zip(specs, arrays, strict=True)}
+
+
+def each_output(function: Callable[[Array], Array], outputs: Outputs) -> Outputs:
+    """Applies a function to one output's array, or to every array of several."""
+    if isinstance(outputs, dict):
+        return {name: function(array) for name, array in outputs.items()}
+    return function(outputs)
 
 
 def as_lengths(value: npt.ArrayLike, rows: int, steps: int, *, negative_is_zero: bool, field: str) -> Array:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cellserve.errors import FieldInvalidError
 from cellserve.states import NestedState, Structure
 from cellserve_client import cells, remote
 from cellserve_client.arrays import Inputs, Outputs
 from cellserve_client.blocking_sessions import Connection, Session
 from cellserve_client.models import ModelInfo
+from cellserve_client.raw_loop import LoopFunction, RawResult, raw_steps
 
 
 class RemoteCell:
@@ -88,6 +90,51 @@ class RemoteCell:
         running = self.remote.static_rnn(inputs, initial_state, dtype, sequence_length, timeout_s=timeout_s)
         return self._connection.run(running)
 
+    def bidirectional_dynamic_rnn(
+        self,
+        cell_bw: RemoteCell,
+        inputs: Inputs,
+        sequence_length: npt.ArrayLike | None = None,
+        initial_state_fw: NestedState | None = None,
+        initial_state_bw: NestedState | None = None,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        time_major: bool = False,
+        timeout_s: float | None = None,
+    ) -> tuple[tuple[Outputs, Outputs], tuple[NestedState, NestedState]]:
+        """Runs this cell forwards and another one of this connection backwards; see ``rnn.bidirectional_dynamic_rnn``.
+
+        Raises:
+            ValueError: the other cell is one of another connection.
+        """
+        if not isinstance(cell_bw, RemoteCell):
+            raise TypeError(f"cell_bw: expected a cell of the blocking client, as cell_fw is; got {cell_bw!r}")
+        if cell_bw._connection is not self._connection:
+            raise FieldInvalidError("cell_bw: expected a cell of the connection that cell_fw has; got one of another")
+        running = self.remote.bidirectional_dynamic_rnn(
+            cell_bw.remote,
+            inputs,
+            sequence_length,
+            initial_state_fw,
+            initial_state_bw,
+            dtype,
+            time_major=time_major,
+            timeout_s=timeout_s,
+        )
+        return self._connection.run(running)
+
+    def raw_rnn(self, loop_fn: LoopFunction, *, timeout_s: float | None = None) -> RawResult:
+        """Runs steps that a function decides on, in this thread; see ``rnn.raw_rnn``."""
+        loop = raw_steps(loop_fn, self.state_size, self.output_size, self.dtype)
+        answer: tuple[Outputs, NestedState] | None = None
+        while True:
+            try:
+                inputs, state = next(loop) if answer is None else loop.send(answer)
+            except StopIteration as end:
+                result: RawResult = end.value
+                return result
+            answer = self.call(inputs, state, timeout_s=timeout_s)
+
     def session(
         self,
         *,
@@ -115,11 +162,14 @@ class Cell(RemoteCell):
 
     @property
     def input_size(self) -> int | None:
-        """The width of the inputs; None as long as it is not known."""
+        """The width of the inputs; 0 where they are ids, None as long as it is not known."""
         return self.remote.input_size
 
-    def build(self, input_shape: Sequence[int] | int, *, timeout_s: float | None = None) -> ModelInfo:
-        """Makes the model for inputs of this shape, of which the last dimension counts, or of this width."""
+    def build(self, input_shape: Sequence[int] | int | None = None, *, timeout_s: float | None = None) -> ModelInfo:
+        """Makes the model for inputs of this shape, of which the last dimension counts, or of this width.
+
+        A cell on ids needs none.
+        """
         return self._connection.run(self.remote.build(input_shape, timeout_s=timeout_s))
 
 

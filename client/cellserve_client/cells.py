@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cellserve.errors import FieldInvalidError, ModelNotFoundError, ShapeMismatchError
-from cellserve.specs import ArraySpec
+from cellserve.specs import IDS, ArraySpec
 from cellserve.states import Structure
 from cellserve.v1 import model_service_pb2
 from cellserve_client.arrays import UNKNOWN_WIDTH
 from cellserve_client.deadlines import Deadline, held
-from cellserve_client.definitions import Definition
+from cellserve_client.definitions import WIDTH_OF_IDS, Definition
 from cellserve_client.models import ModelInfo, info_from_proto
 from cellserve_client.remote import RemoteCell
 from cellserve_client.transport import Transport
@@ -26,13 +26,15 @@ class Cell(RemoteCell):
     """A cell that the client describes. The server makes a model of it when its input width is known.
 
     That is at once when the weights or ``input_size`` tell it, and otherwise at its first inputs, as TensorFlow builds
-    a cell. When the server no longer has the model (it expired, or the server was restarted) it is made again.
+    a cell; ids have no width, a cell on them is made when it is first used. When the server no longer has the model (it
+    expired, or the server was restarted) it is made again.
     """
 
     def __init__(self, transport: Transport, definition: Definition) -> None:
         super().__init__(transport)
         self._definition = definition
-        self._input_size: int | None = None
+        self._takes_ids = definition.cell.takes_ids()
+        self._input_size: int | None = WIDTH_OF_IDS if self._takes_ids else None
         self._info: ModelInfo | None = None
         self._defining = asyncio.Lock()
 
@@ -54,24 +56,41 @@ class Cell(RemoteCell):
 
     @property
     def input_size(self) -> int | None:
-        """The width of the inputs; None as long as it is not known."""
+        """The width of the inputs; 0 where they are ids, None as long as it is not known."""
         return self._input_size
 
     @property
     def _input_specs(self) -> tuple[ArraySpec, ...]:
+        if self._takes_ids:
+            return (ArraySpec("inputs", IDS, ()),)
         width = UNKNOWN_WIDTH if self._input_size is None else self._input_size
         return (ArraySpec("inputs", self.dtype, (width,)),)
 
-    async def build(self, input_shape: Sequence[int] | int, *, timeout_s: float | None = None) -> ModelInfo:
+    async def build(
+        self, input_shape: Sequence[int] | int | None = None, *, timeout_s: float | None = None
+    ) -> ModelInfo:
         """Makes the model for inputs of this shape, of which the last dimension counts, or of this width.
 
+        Args:
+            input_shape: a cell on ids needs none, and a width other than 0 is an error.
+            timeout_s: how long it may take, in seconds; None: the connection's timeout.
+
         Raises:
-            ShapeMismatchError: it is built for another width already.
+            ShapeMismatchError: it is built for another width already, or takes ids.
+            FieldInvalidError: there is no shape, and the cell takes vectors.
         """
+        deadline = self._transport.deadline(timeout_s)
+        if self._takes_ids:
+            # A shape is the ids' own, [batch]: no dimension of it is a width.
+            if isinstance(input_shape, (int, np.integer)) and input_shape != WIDTH_OF_IDS:
+                raise ShapeMismatchError(f"input_size: expected none, the inputs are ids; got {input_shape}")
+            return await self._define(WIDTH_OF_IDS, deadline, instead_of=None)
+        if input_shape is None:
+            raise FieldInvalidError("input_shape: expected the shape of the inputs or their width; got None")
         width = int(input_shape if isinstance(input_shape, (int, np.integer)) else input_shape[-1])
         if self._input_size not in (None, width):
             raise ShapeMismatchError(f"inputs: expected width {self._input_size}, for which it is built; got {width}")
-        return await self._define(width, self._transport.deadline(timeout_s), instead_of=None)
+        return await self._define(width, deadline, instead_of=None)
 
     async def _with_model(
         self, input_size: int | None, deadline: Deadline, operation: Callable[[ModelInfo], Awaitable[Result]]

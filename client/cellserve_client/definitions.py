@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.duration_pb2 import Duration
 
-from cellserve.cells import CellDescription
+from cellserve.cells import CellDescription, ResidualWrapper, Variable
 from cellserve.errors import DtypeMismatchError, FieldInvalidError, ShapeMismatchError
 from cellserve.specs import describe, model_to_proto
 from cellserve.tensors import Array, tensor_from_array, tensor_spec_of
@@ -19,6 +19,8 @@ from cellserve_client.arrays import as_array
 # With the message's own fields it stays below 1 MiB, far from every usual limit.
 CHUNK_BYTES = 1_000_000
 MAX_SEED = (1 << 64) - 1
+# Ids are scalars: nothing in a cell depends on this width.
+WIDTH_OF_IDS = 0
 Weights = Mapping[str, npt.ArrayLike]
 
 
@@ -58,7 +60,7 @@ class Definition:
         self.weights = None if weights is None else _checked_weights(weights, self.dtype)
 
     def input_size(self) -> int | None:
-        """The input width that the weights were made for; None without weights.
+        """The input width that the weights were made for, 0 for a cell on ids; None without weights.
 
         Raises:
             InvalidArgumentError: the kernel that tells it is missing or has another shape.
@@ -86,15 +88,19 @@ class Definition:
 def input_size_of(cell: CellDescription, weights: Mapping[str, Array]) -> int:
     """Reads the input width off the first kernel: a kernel has a row for every input and some that the cell adds.
 
+    It is 0 for a cell on ids.
+
     Raises:
         FieldInvalidError: the kernel is missing. ShapeMismatchError: it is no matrix, or has too few rows.
     """
-    scope = f"{cell.scope()}/"
-    while (use := next(cell.inner_uses(1, scope), None)) is not None:
-        cell, scope = use.cell, f"{use.prefix}{use.cell.scope()}/"
-    # Which variable it is, and how many rows the cell adds, show in how the shapes change with the width.
-    narrow, wide = cell.own_variables(1), cell.own_variables(2)
-    kernel = next(one for one, two in zip(narrow, wide, strict=True) if one.shape != two.shape)
+    if cell.takes_ids():
+        return WIDTH_OF_IDS
+    scope = f"{cell.scope()}/" if cell.scope() else ""
+    while (kernel := _kernel_on_inputs(cell)) is None:
+        # A residual cell says itself how wide its inputs are, and gives out its inner cell for no other width.
+        use = next(cell.inner_uses(cell.output_size if isinstance(cell, ResidualWrapper) else 1, scope))
+        cell = use.cell
+        scope = f"{use.prefix}{cell.scope()}/" if cell.scope() else use.prefix
     name, added_rows = scope + kernel.name, kernel.shape[0] - 1
     # A common scope may stand in front of all names, as dynamic_rnn's `rnn/`.
     found = next((array for key, array in weights.items() if key == name or key.endswith(f"/{name}")), None)
@@ -105,6 +111,12 @@ def input_size_of(cell: CellDescription, weights: Mapping[str, Array]) -> int:
             f"weights[{name!r}]: expected shape [input_size + {added_rows}, {kernel.shape[1]}]; got {list(found.shape)}"
         )
     return int(found.shape[0]) - added_rows
+
+
+def _kernel_on_inputs(cell: CellDescription) -> Variable | None:
+    """The first variable of a cell itself that grows with the inputs' width, as it is for width 1."""
+    narrow, wide = cell.own_variables(1), cell.own_variables(2)
+    return next((one for one, two in zip(narrow, wide, strict=True) if one.shape != two.shape), None)
 
 
 def duration(seconds: float | None, field: str) -> Duration | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from cellserve_client.arrays import (
     as_lengths,
     as_outputs,
     as_state,
+    each_output,
     own_arrays,
     own_state,
     require_leading,
@@ -33,6 +35,8 @@ from cellserve_client.arrays import (
 from cellserve_client.deadlines import Deadline
 from cellserve_client.models import ModelInfo
 from cellserve_client.opening import Opening
+from cellserve_client.raw_loop import LoopFunction, RawResult, raw_steps
+from cellserve_client.reversal import lengths_to_reverse, reversed_rows
 from cellserve_client.sequences import run_stateless
 from cellserve_client.sessions import Session, create_session
 from cellserve_client.transport import Transport
@@ -171,6 +175,54 @@ class RemoteCell(ABC):
         outputs, state, info = await self._run(arrays, sequence_length, initial_state, dtype, timeout_s)
         return [as_outputs([array[:, time] for array in outputs], info.outputs) for time in range(len(steps))], state
 
+    async def bidirectional_dynamic_rnn(
+        self,
+        cell_bw: RemoteCell,
+        inputs: Inputs,
+        sequence_length: npt.ArrayLike | None = None,
+        initial_state_fw: NestedState | None = None,
+        initial_state_bw: NestedState | None = None,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        time_major: bool = False,
+        timeout_s: float | None = None,
+    ) -> tuple[tuple[Outputs, Outputs], tuple[NestedState, NestedState]]:
+        """Runs this cell forwards and another backwards: see ``cellserve_client.rnn.bidirectional_dynamic_rnn``."""
+        if not isinstance(cell_bw, RemoteCell):
+            raise TypeError(f"cell_bw: expected a cell of the client for asyncio, as cell_fw is; got {cell_bw!r}")
+        specs = self._input_specs
+        arrays = as_inputs(inputs, specs)
+        rows_and_steps = require_leading(arrays, specs, ("time", "batch") if time_major else ("batch", "time"))
+        if time_major:
+            arrays = [array.swapaxes(0, 1) for array in arrays]
+        lengths = None
+        if sequence_length is not None:
+            rows, steps = reversed(rows_and_steps) if time_major else rows_and_steps
+            lengths = lengths_to_reverse(sequence_length, rows, steps)
+        turned = as_outputs([reversed_rows(array, lengths) for array in arrays], specs)
+        (output_fw, state_fw), (output_bw, state_bw) = await _both(
+            self.dynamic_rnn(as_outputs(arrays, specs), lengths, initial_state_fw, dtype, timeout_s=timeout_s),
+            cell_bw.dynamic_rnn(turned, lengths, initial_state_bw, dtype, timeout_s=timeout_s),
+        )
+        output_bw = each_output(lambda array: reversed_rows(array, lengths), output_bw)
+        if time_major:
+            output_fw, output_bw = (
+                each_output(lambda array: array.swapaxes(0, 1), output) for output in (output_fw, output_bw)
+            )
+        return (output_fw, output_bw), (state_fw, state_bw)
+
+    async def raw_rnn(self, loop_fn: LoopFunction, *, timeout_s: float | None = None) -> RawResult:
+        """Runs steps that a function decides on: see ``cellserve_client.rnn.raw_rnn``."""
+        loop = raw_steps(loop_fn, self.state_size, self.output_size, self.dtype)
+        answer: tuple[Outputs, NestedState] | None = None
+        while True:
+            try:
+                inputs, state = next(loop) if answer is None else loop.send(answer)
+            except StopIteration as end:
+                result: RawResult = end.value
+                return result
+            answer = await self.call(inputs, state, timeout_s=timeout_s)
+
     async def _run(
         self,
         arrays: list[Array],
@@ -202,11 +254,11 @@ class RemoteCell(ABC):
         return await self._with_model(self._width(arrays, ("batch", "time")), deadline, send)
 
     def _width(self, arrays: Sequence[Array], leading: tuple[str, ...]) -> int | None:
-        """The input width that a cell which is not built takes from its first inputs; None when it is."""
+        """The input width that a cell which is not built takes from its first inputs; None when it needs none."""
         if self.info is not None:
             return None
         require_leading(arrays, self._input_specs, leading)
-        return int(arrays[0].shape[-1])
+        return int(arrays[0].shape[-1]) if self._input_specs[0].shape else None
 
     def session(
         self,
@@ -236,3 +288,14 @@ class RemoteCell(ABC):
             return await self._with_model(None, deadline, send)
 
         return Opening(create)
+
+
+async def _both(first: Coroutine[Any, Any, Result], second: Coroutine[Any, Any, Result]) -> tuple[Result, Result]:
+    """Waits for two calls that run at once; when one fails the other is ended."""
+    tasks = (asyncio.create_task(first), asyncio.create_task(second))
+    try:
+        return await tasks[0], await tasks[1]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

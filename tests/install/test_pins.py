@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.tools import ROOT
 LOWEST = Path(__file__).parent / "lowest.txt"
 STUB_TOOLS = ROOT / "proto" / "requirements-stubs.txt"
 DEVELOPMENT = ROOT / "requirements-dev.txt"
+FRAMEWORKS = ("requirements-torch.txt", "requirements-onnx.txt", "examples/speaker_id/requirements.txt")
 PACKAGES = ("proto", "server", "client")
 
 
@@ -25,9 +27,9 @@ def project(package: str) -> dict[str, Any]:
 
 
 def declared(package: str) -> list[Requirement]:
-    """What a package declares, the command line's extra included, our own packages left out."""
+    """What a package declares, its extras included, our own packages left out."""
     found = project(package)
-    texts = [*found["dependencies"], *found.get("optional-dependencies", {}).get("cli", ())]
+    texts = [*found["dependencies"], *chain.from_iterable(found.get("optional-dependencies", {}).values())]
     return [requirement for requirement in map(Requirement, texts) if not requirement.name.startswith("cellserve-")]
 
 
@@ -51,6 +53,14 @@ def test_everything_for_development_is_pinned() -> None:
     names = [line for line in DEVELOPMENT.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert names
     assert [name for name in names if normal(name) not in pins] == []
+
+
+@pytest.mark.parametrize("path", FRAMEWORKS)
+def test_frameworks_are_pinned_where_they_are_named(path: str) -> None:
+    pins = read_pins(CONSTRAINTS)
+    lines = [line for line in (ROOT / path).read_text("utf-8").splitlines() if not line.startswith(("#", "-r "))]
+    assert lines
+    assert [line for line in lines if normal(line) not in pins and not re.fullmatch(r"[\w-]+==[\d.]+", line)] == []
 
 
 @pytest.mark.parametrize("package", PACKAGES)

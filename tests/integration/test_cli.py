@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from cellserve_client.cli.models import main as models
 from cellserve_client.cli.sessions import main as sessions
 from cellserve_client.load.report import Recorder, report_of
 from tests.servers import ServerProcess, server_process
+from tests.tools import ROOT
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {"load": load, "models": models, "sessions": sessions}
 NOBODY = "localhost:1"
@@ -164,14 +168,17 @@ def test_when_a_load_has_failed(steps: int, failed: int, silent_s: float | None,
     assert report_of("a:1", "models/m/versions/1", 1, 10.0, recorder, planned_end=100.0).failure == failure
 
 
-def test_a_load_whose_server_ends_fails_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_load_whose_server_ends_fails_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def end_when_stepped(address: str, server: ServerProcess) -> None:
+        give_up = time.monotonic() + 20
         with connect(address) as watching:
             while not any(info.step_count for info in watching.sessions()):
                 assert server.process.poll() is None
+                assert time.monotonic() < give_up, "nothing was stepped"
         server.process.kill()
 
-    with server_process(["--models", "models"]) as server, ThreadPoolExecutor(1) as pool:
+    shutil.copytree(ROOT / "models" / "speaker-id", tmp_path / "speaker-id")
+    with server_process(["--models", str(tmp_path)]) as server, ThreadPoolExecutor(1) as pool:
         with connect(server.address) as remote:
             remote.cell(rnn.BasicRNNCell(4), seed=21, input_size=3)  # A client's model is not chosen beside another.
         ending = pool.submit(end_when_stepped, server.address, server)

@@ -17,7 +17,7 @@ from tests.clients import KINDS, client
 from tests.golden_cases import GoldenCase, golden_cases
 from tests.servers import LoopThread
 
-# Bidirectional models are made of model folders; a cell is what a client describes.
+# The bidirectional cases are in test_rnn_mirror_all.
 CASES = [case for case in golden_cases() if case.cell is not None]
 DEPTH, UNITS, ROWS, STEPS = 5, 4, 2, 3
 

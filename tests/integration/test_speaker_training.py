@@ -18,7 +18,7 @@ from examples.speaker_id.recordings import CHANNELS, SPEAKERS, load_recordings
 from tests.servers import server_process
 from tests.tools import ROOT
 
-pytestmark = pytest.mark.framework
+pytestmark = pytest.mark.torch
 
 EXAMPLE = ROOT / "examples" / "speaker_id"
 TEST_SET = EXAMPLE / "data" / "JapaneseVowels_TEST.ts"

@@ -18,7 +18,7 @@ from cellserve_server.model_files import read_model
 from tests.servers import server_process
 from tests.tools import ROOT
 
-pytestmark = pytest.mark.framework
+pytestmark = pytest.mark.torch
 
 REFERENCE = ROOT / "examples" / "text" / "reference.npz"
 TOLERANCE = 1e-4

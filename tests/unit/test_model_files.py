@@ -79,6 +79,16 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: set_cell(f, lambda c: c.update(extra=1)),
         "m/1/cell.json: expected .*; got also 'extra'",
     ),
+    "an origin that is no object": (
+        lambda f: set_cell(f, lambda c: c.update(imported=[])),
+        "m/1/cell.json: imported: expected dict; got list",
+    ),
+    "another description than its weights'": (
+        lambda f: set_cell(
+            f, lambda c: c["model"]["layers"][0]["cell"]["basic_rnn_cell"].update(activation="ACTIVATION_RELU")
+        ),
+        r"m/1/weights.safetensors: expected the weights of the model in cell.json, .*: one of the files was changed",
+    ),
     "a long text": (
         lambda f: set_cell(f, lambda c: c.update(description="x" * 1001)),
         "at most 1000 characters; got 1001",

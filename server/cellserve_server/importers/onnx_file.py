@@ -94,12 +94,12 @@ class Constant:
             array: Array = onnx.numpy_helper.to_array(tensor)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ImportRefusedError(f"{name}: expected a tensor of shape {list(tensor.dims)}; {error}") from error
-        return array
+        return _numbers(array, name)
 
     def _read_external(self, onnx: Any) -> Array:
         """Of a tensor in a file beside the model: its bytes there."""
         name, tensor = self._tensor.name, self._tensor
-        entries = {entry.key: entry.value for entry in tensor.external_data}
+        entries = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}
         location = entries.get("location", "")
         if not location or location in (".", "..") or re.search(r"[/\\\0]", location):
             raise ImportRefusedError(f"{name}: expected external data in a file beside the model; got {location!r}")
@@ -116,7 +116,7 @@ class Constant:
         with path.open("rb") as file:
             file.seek(offset)
             array: Array = np.frombuffer(file.read(size), dtype).reshape(shape)
-        return array
+        return _numbers(array, name)
 
 
 def looks_like_onnx(source: Path) -> bool:
@@ -152,20 +152,34 @@ def read_graph(source: Path) -> Graph:
         raise ImportRefusedError(f"{source.name}: expected an ONNX model with a graph; it has no nodes")
     if len(graph.node) > MAX_NODES:
         raise ImportRefusedError(f"{source.name}: expected at most {MAX_NODES} nodes; got {len(graph.node)}")
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    opsets = {_text(entry.domain): entry.version for entry in model.opset_import}
     opset = next((opsets[domain] for domain in _OWN_DOMAINS if domain in opsets), 0)
     if opset < 1:
         raise ImportRefusedError(f"{source.name}: expected the version of ONNX's operators; the file says none")
     if graph.sparse_initializer:
         raise ImportRefusedError(f"{source.name}: sparse weights cannot be read")
-    constants = {tensor.name: Constant(tensor, source.parent) for tensor in graph.initializer}
+    constants = {_text(tensor.name): Constant(tensor, source.parent) for tensor in graph.initializer}
     return Graph(
         nodes=tuple(_node(onnx, node) for node in graph.node),
         inputs=tuple(_input(onnx, info) for info in graph.input if info.name not in constants),
-        outputs=tuple(info.name for info in graph.output),
+        outputs=tuple(_text(info.name) for info in graph.output),
         constants=constants,
         opset=opset,
     )
+
+
+def _numbers(array: Array, name: str) -> Array:
+    # V: bfloat16, which numpy does not know by itself.
+    if array.dtype.kind not in "fiubV":
+        raise ImportRefusedError(f"{name}: expected real numbers; got {array.dtype.name}")
+    return array
+
+
+def _text(value: str | bytes) -> str:
+    """A text of the file's; what is no UTF-8 comes as bytes."""
+    if isinstance(value, bytes):
+        raise ImportRefusedError(f"expected names in UTF-8; got {value[:100]!r}")
+    return value
 
 
 def _onnx() -> Any:
@@ -181,15 +195,15 @@ def _onnx() -> Any:
 
 
 def _node(onnx: Any, node: Any) -> Node:
-    outputs = tuple(node.output)
-    name = node.name or next((output for output in outputs if output), "without a name")
+    outputs = tuple(map(_text, node.output))
+    name = _text(node.name) or next((output for output in outputs if output), "without a name")
     return Node(
-        op=node.op_type,
+        op=_text(node.op_type),
         name=name,
-        inputs=tuple(node.input),
+        inputs=tuple(map(_text, node.input)),
         outputs=outputs,
-        attributes={attribute.name: _attribute(onnx, node, attribute) for attribute in node.attribute},
-        domain="" if node.domain in _OWN_DOMAINS else node.domain,
+        attributes={_text(attribute.name): _attribute(onnx, node, attribute) for attribute in node.attribute},
+        domain="" if node.domain in _OWN_DOMAINS else _text(node.domain),
     )
 
 
@@ -199,7 +213,7 @@ def _attribute(onnx: Any, node: Any, attribute: Any) -> Any:
     try:
         value = onnx.helper.get_attribute_value(attribute)
         if attribute.type == onnx.AttributeProto.TENSOR:
-            return onnx.numpy_helper.to_array(value)
+            return _numbers(onnx.numpy_helper.to_array(value), f"{node.op_type} {node.name!r}: {attribute.name}")
     except (ValueError, TypeError, KeyError, IndexError) as error:
         raise ImportRefusedError(f"{node.op_type} {node.name!r}: {attribute.name}: {error}") from error
     return _decoded(value)
@@ -214,6 +228,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _input(onnx: Any, info: Any) -> GraphInput:
+    name = _text(info.name)
     if not info.type.HasField("tensor_type"):
         raise ImportRefusedError(
             f"{info.name}: expected a tensor as the graph's input; got {info.type.WhichOneof('value')}"
@@ -224,6 +239,6 @@ def _input(onnx: Any, info: Any) -> GraphInput:
     except (KeyError, ValueError, TypeError):
         type_name = f"element type {tensor.elem_type}"
     if not tensor.HasField("shape"):
-        return GraphInput(info.name, type_name, None)
+        return GraphInput(name, type_name, None)
     shape = tuple(dim.dim_value if dim.WhichOneof("value") == "dim_value" else None for dim in tensor.shape.dim)
-    return GraphInput(info.name, type_name, shape)
+    return GraphInput(name, type_name, shape)

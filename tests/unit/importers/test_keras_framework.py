@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 from pathlib import Path
@@ -16,7 +17,7 @@ from cellserve_server.importers.base import ImportedModel
 from tests.unit.importers.comparing import noise, options_taken, run, settings
 
 # The warning is about Keras's own use of numpy.
-pytestmark = [pytest.mark.framework, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]
 
 SEEDS = range(40)
 ACTIVATIONS = (
@@ -37,9 +38,8 @@ VOCABULARY = 11
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    pytest.importorskip("torch")
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    return pytest.importorskip("keras")
+    return importlib.import_module("keras")
 
 
 class Drawn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.unit.importers.comparing import assert_close, run, settings
 from tests.unit.importers.comparing import noise as drawn
 from tests.unit.importers.onnx_files import GraphWriter
 
-pytestmark = pytest.mark.framework
+pytestmark = pytest.mark.onnxruntime
 
 FUNCTIONS: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = (
     ("Tanh", (), ()),
@@ -36,7 +37,7 @@ FUNCTIONS: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = (
 
 @pytest.fixture(scope="module")
 def runtime() -> Any:
-    module = pytest.importorskip("onnxruntime")
+    module = importlib.import_module("onnxruntime")
     module.set_default_logger_severity(4)
     return module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,14 @@ from cellserve_server.importers import pytorch
 from cellserve_server.importers.base import ImportRefusedError
 from tests.unit.importers.comparing import assert_close, noise, run, settings
 
-pytestmark = [pytest.mark.framework, pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")]
+pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")]
 
 SEEDS = range(60)
 
 
 @pytest.fixture(scope="module")
 def torch() -> Any:
-    module = pytest.importorskip("torch")
+    module = importlib.import_module("torch")
     module.set_num_threads(1)
     return module
 
@@ -72,7 +73,7 @@ def test_a_module_gives_what_pytorch_gives(torch: Any, seed: int, tmp_path: Path
     drawn = Drawn(torch, seed)
     path = tmp_path / "model.pt"
     if seed % 4 == 0:
-        safetensors = pytest.importorskip("safetensors.torch")
+        safetensors = importlib.import_module("safetensors.torch")
         path = tmp_path / "model.safetensors"
         safetensors.save_file(drawn.module.state_dict(), path)
     elif seed % 4 == 1:
