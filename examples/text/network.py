@@ -35,8 +35,6 @@ class Settings:
             and falls to 0 along half a cosine.
         rows: pieces of the text that are read side by side in a gradient step.
         steps: characters of each piece in a gradient step; the state goes on from step to step, the gradient does not.
-        reset_share: share of the pieces, drawn at each gradient step, that go on from a state of zeros instead, so that
-            the network learns to begin anywhere, as it has to after a prompt.
         learning_rate: AdamW's, at its highest.
         weight_decay: AdamW's, on the matrices; the biases have none.
         dropout: share of the embedding's and of both layers' outputs that are set to 0 while training.
@@ -44,10 +42,9 @@ class Settings:
 
     depth: int = 64
     num_units: int = 256
-    epochs: int = 8
+    epochs: int = 6
     rows: int = 16
     steps: int = 64
-    reset_share: float = 0.02
     learning_rate: float = 8e-3
     weight_decay: float = 1e-2
     dropout: float = 0.1
@@ -94,7 +91,7 @@ def train_network(
         ids: the training text.
         vocabulary_size: how many ids there are.
         settings: the hyperparameters.
-        seed: of the initial weights, the beginnings of the pieces, the resets and the dropout.
+        seed: of the initial weights, the beginnings of the pieces and the dropout.
         on_epoch: called after every pass with its number, from 1, and the network in evaluation mode.
         max_steps: gradient steps at most; None: all epochs.
 
@@ -118,8 +115,7 @@ def train_network(
         targets = text[begin + 1 : begin + 1 + per_epoch * piece].view(settings.rows, -1)
         for inputs, following in zip(streams.split(settings.steps, 1), targets.split(settings.steps, 1), strict=True):
             logits, (h, c) = network(inputs, state)
-            kept = (torch.rand(settings.rows, 1) >= settings.reset_share).float()
-            state = h.detach() * kept, c.detach() * kept
+            state = h.detach(), c.detach()
             loss = nn.functional.cross_entropy(logits.flatten(0, 1), following.flatten())
             optimiser.zero_grad()
             loss.backward()

@@ -1,7 +1,7 @@
 """Reads the novel, splits it by chapters, and turns characters into ids and back.
 
-A paragraph of the file is one line of the text, since where the printer broke his lines is nothing to learn. The rest
-is taken as it stands: quotation marks and the underscores around emphasis are characters like any other.
+Everything is done with the file as it stands, character for character: line ends, quotation marks and the underscores
+around emphasis are characters like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 HELD_OUT_CHAPTERS = 3
 MAX_TEXT_BYTES = 16 << 20
-_BETWEEN_PARAGRAPHS = re.compile(r"\n(?:[ \t]*\n)+")
 _CHAPTER = re.compile(r"^CHAPTER [IVXL]+$", re.MULTILINE)
 
 
@@ -64,18 +63,8 @@ def load_novel(path: str | Path) -> Novel:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise TextError(f"{path}: expected UTF-8 text; {error}") from error
-    text = join_lines(text)
     chapters = [match.start() for match in _CHAPTER.finditer(text)]
     if len(chapters) <= 2 * HELD_OUT_CHAPTERS:
         raise TextError(f"{path}: expected more than {2 * HELD_OUT_CHAPTERS} chapters; got {len(chapters)}")
     validation, test = chapters[-2 * HELD_OUT_CHAPTERS], chapters[-HELD_OUT_CHAPTERS]
     return Novel(text[:validation], text[validation:test], text[test:], tuple(sorted(set(text))))
-
-
-def join_lines(text: str) -> str:
-    """The text with one paragraph a line, where empty lines stood between paragraphs; it ends with a line end.
-
-    Lines are joined by a space, after a hyphen or a dash by nothing.
-    """
-    paragraphs = _BETWEEN_PARAGRAPHS.split(text.strip())
-    return "".join(re.sub(r"\s*\n\s*", " ", re.sub(r"-\n", "-", paragraph)) + "\n" for paragraph in paragraphs)
