@@ -13,9 +13,9 @@ BIN := .venv/bin
 PIP_INSTALL := python -m pip install -qq --disable-pip-version-check
 PACKAGES := proto client server
 OURS := -e proto -e 'client[cli]' -e server
-SOURCES := proto server client tests $(wildcard examples benchmarks)
+SOURCES := proto server client tests $(wildcard examples benchmarks docs)
 TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests \
-	$(wildcard examples benchmarks)
+	$(wildcard examples benchmarks docs)
 
 .PHONY: help demo serve test test-slow test-all lint format proto clean
 
