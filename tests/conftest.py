@@ -42,5 +42,5 @@ def server(start_server: Callable[[ServerConfig], RunningApp]) -> RunningApp:
 @pytest.fixture(scope="session")
 def server_address() -> Iterator[str]:
     """The address of a server process that all tests of a run share: no models of its own, the real clock."""
-    with server_process() as server:
+    with server_process(["--max-defined-models", "5000"]) as server:
         yield server.address
