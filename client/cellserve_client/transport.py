@@ -156,6 +156,8 @@ class Transport:
         try:
             response = await method(request() if callable(request) else request, timeout=remaining_s)
         except grpc.aio.AioRpcError as rpc_error:
+            if callable(request) and _is_lost_by_grpc(rpc_error):
+                raise UnavailableError("grpc lost the server's answer", retry_after_s=0.0) from rpc_error
             raise self._error_of(rpc_error, deadline) from rpc_error
         self._retrier.succeeded()
         return response
@@ -242,6 +244,14 @@ def _checked_timeout(timeout_s: float) -> float:
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise FieldInvalidError(f"timeout_s: expected seconds above 0, at most {MAX_TIMEOUT_S:g}; got {timeout_s!r}")
     return float(timeout_s)
+
+
+def _is_lost_by_grpc(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """Whether an error is grpc.aio's own: a server that answers while messages are still sent may trip it.
+
+    It says INTERNAL then, without anything from the server; the streamed requests here can be made again.
+    """
+    return rpc_error.code() is grpc.StatusCode.INTERNAL and rpc_error.details() == "Internal error from Core"
 
 
 def _is_being_cancelled() -> bool:
