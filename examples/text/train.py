@@ -12,7 +12,6 @@ Run it from the checkout's root, where ``requirements.txt`` beside this file and
 from __future__ import annotations
 
 import argparse
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from cellserve_server.cells import build_network
 from cellserve_server.importers import ImportedModel
+from cellserve_server.model_files import CELL_FILE, WEIGHTS_FILE
 from examples.text.export import imported_model, write
 from examples.text.network import Settings, TextNetwork, bits_per_character, logits_of, train_network
 from examples.text.text import Novel, load_novel
@@ -71,7 +71,9 @@ def finish(network: TextNetwork, novel: Novel, out: Path, reference: Path) -> No
     ids = novel.ids(novel.test)
     logits = logits_of(network, ids)
     imported = imported_model(network, novel.vocabulary)
-    shutil.rmtree(out, ignore_errors=True)
+    # A model that was there makes place; a folder with anything else in it is refused.
+    for file in (CELL_FILE, WEIGHTS_FILE):
+        (out / file).unlink(missing_ok=True)
     write(out, imported)
     kept = slice(REFERENCE_CHARACTERS)
     np.savez(reference, ids=ids[kept], logits=logits[kept])
