@@ -168,6 +168,7 @@ def test_when_a_load_has_failed(steps: int, failed: int, silent_s: float | None,
     assert report_of("a:1", "models/m/versions/1", 1, 10.0, recorder, planned_end=100.0).failure == failure
 
 
+@pytest.mark.slow
 def test_a_load_whose_server_ends_fails_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def end_when_stepped(address: str, server: ServerProcess) -> None:
         give_up = time.monotonic() + 20
