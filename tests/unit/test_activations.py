@@ -11,7 +11,14 @@ import pytest
 
 from cellserve.cells import ACTIVATIONS
 from cellserve.specs import DENSE_ACTIVATIONS
-from cellserve_server.cells.activations import activation_for, clip_symmetric, softmax
+from cellserve_server.cells.activations import (
+    HALF_FOR_SIGMOID,
+    activation_for,
+    clip_symmetric,
+    constant,
+    sigmoid_of_tanh,
+    softmax,
+)
 
 Float = type[np.floating[Any]]
 DTYPES: list[Float] = [np.float32, np.float64]
@@ -101,6 +108,32 @@ def test_activations_work_in_place_on_some_columns(name: str, dtype: Float) -> N
             part = whole[:, -columns:]
             assert function(part, part) is part
             np.testing.assert_allclose(whole, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sigmoid_of_tanh_is_the_sigmoid(dtype: Float) -> None:
+    x = np.linspace(-30, 30, 1201).astype(dtype)
+    got = np.tanh(x * dtype(HALF_FOR_SIGMOID))
+    sigmoid_of_tanh(got)
+    want = np.array([FORMULAS["sigmoid"](float(value)) for value in x])
+    # Absolute: that is what it says of itself.
+    np.testing.assert_allclose(got, want, rtol=0, atol=float(np.finfo(dtype).eps))
+    ends = np.tanh(np.array([-INF, INF, np.nan, 0], dtype))
+    sigmoid_of_tanh(ends)
+    np.testing.assert_array_equal(ends, [0, 1, np.nan, 0.5])
+    whole = np.random.default_rng(10).uniform(-1, 1, (3, 4, 7)).astype(dtype)
+    parts = whole.copy()
+    sigmoid_of_tanh(parts[:2])
+    np.testing.assert_array_equal(parts, np.concatenate([whole[:2] * dtype(0.5) + dtype(0.5), whole[2:]]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constants_are_of_the_dtype_and_stay(dtype: Float) -> None:
+    half = constant(0.5)[np.dtype(dtype)]
+    assert half.dtype == dtype
+    assert half == 0.5
+    with pytest.raises(ValueError, match="read-only"):
+        half[...] = 1
 
 
 @pytest.mark.parametrize("name", [*ACTIVATIONS, "softmax", "none"])

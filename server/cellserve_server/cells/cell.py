@@ -14,6 +14,9 @@ Weights: TypeAlias = Mapping[str, Array]
 class Cell(Protocol):
     """A cell (or a layer without a state) with its weights: a pure function of inputs and state.
 
+    ``step`` is all that a cell needs. ``RecurrentCell`` is a base for cells that gain from projecting the inputs of
+    many steps at once, and ``SequenceRunner`` is what a cell may offer for whole sequences.
+
     Attributes:
         leaf_sizes: the widths of the flattened state's leaves; empty for a layer without a state.
         output_size: the width of the output.

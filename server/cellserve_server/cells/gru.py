@@ -8,11 +8,52 @@ import numpy as np
 
 from cellserve.cells import CudnnCompatibleGRUCell, GRUCell, PlacedCell
 from cellserve.tensors import Array
-from cellserve_server.cells.activations import activation_for, clip_symmetric
+from cellserve_server.cells.activations import (
+    HALF_FOR_SIGMOID,
+    activation_for,
+    clip_symmetric,
+    constant,
+    sigmoid_of_tanh,
+)
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
+from cellserve_server.cells.kernels import Affine, Kernel
+from cellserve_server.cells.recurrent import RecurrentCell, Sums, joined_kernel
+from cellserve_server.cells.workspace import Workspace
+
+_ONE = constant(1)
 
 
-class GRU:
+class _Functions:
+    """What both cells do with their sums, in place: ``sigmoid`` of r and u, ``activation`` of the candidate.
+
+    The usual sigmoid is computed by tanh, of sums that ``gate_scale`` has halved in the kernel.
+    """
+
+    def __init__(self, cell: GRUCell | CudnnCompatibleGRUCell) -> None:
+        self._clip = cell.preactivation_clip
+        self._gate = activation_for(cell.recurrent_activation or "sigmoid")
+        self._activation = activation_for(cell.activation or "tanh")
+        self._by_tanh = self._clip is None and (cell.recurrent_activation or "sigmoid") == "sigmoid"
+        self.gate_scale = HALF_FOR_SIGMOID if self._by_tanh else 1.0
+
+    def gates(self, sums: Array) -> None:
+        """Of r and u, ``[2, rows, units]``."""
+        if self._by_tanh:
+            np.tanh(sums, sums)
+            sigmoid_of_tanh(sums)
+            return
+        if self._clip is not None:
+            clip_symmetric(sums, self._clip)
+        self._gate(sums, sums)
+
+    def candidate(self, sums: Array) -> None:
+        """Of the candidate, ``[rows, units]``."""
+        if self._clip is not None:
+            clip_symmetric(sums, self._clip)
+        self._activation(sums, sums)
+
+
+class GRU(RecurrentCell):
     """The GRU of TF1's ``GRUCell.call``: the reset is applied to h before the product.
 
     ``r, u = sigmoid([x, h] gates_kernel + gates_bias)`` in this order; ``c = activation([x, r h] candidate_kernel +
@@ -22,37 +63,56 @@ class GRU:
     """
 
     def __init__(self, cell: GRUCell, weights: Weights, scope: str) -> None:
-        self.leaf_sizes = (cell.num_units,)
-        self.output_size = cell.num_units
-        self._units = cell.num_units
-        self._gates_kernel = weights[scope + "gates/kernel"]
-        self._gates_bias = weights[scope + "gates/bias"]
-        self._candidate_kernel = weights[scope + "candidate/kernel"]
-        self._candidate_bias = weights[scope + "candidate/bias"]
-        self._clip = cell.preactivation_clip
-        self._gate = activation_for(cell.recurrent_activation or "sigmoid")
-        self._activation = activation_for(cell.activation or "tanh")
+        units = cell.num_units
+        gates, candidate = weights[scope + "gates/kernel"], weights[scope + "candidate/kernel"]
+        super().__init__((units,), (3, units), gates)
+        self._functions = _Functions(cell)
+        depth, scale, dtype = len(gates) - units, self._functions.gate_scale, gates.dtype
+        gates = joined_kernel(gates, weights[scope + "gates/bias"], depth, (0, 1), (scale, scale))
+        candidate = joined_kernel(candidate, weights[scope + "candidate/bias"], depth, (0,))
+        whole = Kernel(np.concatenate((gates, candidate)))
+        self._gates, self._candidate = whole.parts(0, 2), whole.parts(2, 3)
+        self._inputs = Affine(whole.rows(0, depth + 1), depth, dtype)
+        self._hidden_gates, self._hidden_candidate = self._gates.rows(depth + 1), self._candidate.rows(depth + 1)
+        self._sums = Workspace(dtype, lambda memory, rows: Sums(memory, rows, (depth, units), (3, units)))
 
-    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``."""
-        (h,) = leaves
-        joined = np.concatenate((inputs, h), axis=1)
-        gates = joined @ self._gates_kernel
-        gates += self._gates_bias
-        if self._clip is not None:
-            clip_symmetric(gates, self._clip)
-        self._gate(gates, gates)
-        r, u = gates[:, : self._units], gates[:, self._units :]
-        joined[:, -self._units :] *= r
-        candidate = joined @ self._candidate_kernel
-        candidate += self._candidate_bias
-        if self._clip is not None:
-            clip_symmetric(candidate, self._clip)
-        self._activation(candidate, candidate)
-        return _blend(u, h, candidate)
+    def project(self, inputs: Array, out: Array) -> None:
+        """As ``RecurrentCell.project``: the inputs' share of r, u and c."""
+        self._inputs.apply(inputs, out)
+
+    def advance(self, projected: Array, before: Sequence[Array], after: Sequence[Array]) -> None:
+        """As ``RecurrentCell.advance``."""
+        (h,) = before
+        sums = self._sums.for_rows(len(h))
+        gates, candidate, r = sums.all[:2], sums.all[2:], sums.parts[0]
+        self._hidden_gates.multiply(h, gates)
+        np.add(gates, projected[:2], gates)
+        self._functions.gates(gates)
+        np.multiply(r, h, r)
+        self._hidden_candidate.multiply(r, candidate)
+        np.add(candidate, projected[2:], candidate)
+        self._finish(sums, h, after)
+
+    def _step(self, inputs: Array, before: Sequence[Array], after: Sequence[Array]) -> None:
+        # As in ``JoinedCell``: for a lone step x and h are joined.
+        (h,) = before
+        sums = self._sums.for_rows(len(h))
+        gates, candidate, r = sums.all[:2], sums.all[2:], sums.parts[0]
+        sums.x[...] = inputs
+        sums.h[...] = h
+        self._gates.multiply(sums.joined, gates)
+        self._functions.gates(gates)
+        np.multiply(r, h, sums.h)
+        self._candidate.multiply(sums.joined, candidate)
+        self._finish(sums, h, after)
+
+    def _finish(self, sums: Sums, h: Array, after: Sequence[Array]) -> None:
+        r, u, candidate = sums.parts
+        self._functions.candidate(candidate)
+        _blend(u, h, candidate, after[0], r)
 
 
-class ResetAfterGRU:
+class ResetAfterGRU(RecurrentCell):
     """The GRU of TF1's ``CudnnCompatibleGRUCell.call``: the reset is applied after the product.
 
     ``r, u = sigmoid([x, h] gates_kernel + gates_bias)`` in this order; ``c = activation(x Wx + bx + r (h Wh + bh))``;
@@ -61,47 +121,59 @@ class ResetAfterGRU:
     """
 
     def __init__(self, cell: CudnnCompatibleGRUCell, weights: Weights, scope: str) -> None:
-        self.leaf_sizes = (cell.num_units,)
-        self.output_size = cell.num_units
-        self._units = cell.num_units
-        self._gates_kernel = weights[scope + "gates/kernel"]
-        self._gates_bias = weights[scope + "gates/bias"]
-        self._input_kernel = weights[scope + "candidate/input_projection/kernel"]
-        self._input_bias = weights[scope + "candidate/input_projection/bias"]
-        self._hidden_kernel = weights[scope + "candidate/hidden_projection/kernel"]
-        self._hidden_bias = weights[scope + "candidate/hidden_projection/bias"]
-        self._clip = cell.preactivation_clip
-        self._gate = activation_for(cell.recurrent_activation or "sigmoid")
-        self._activation = activation_for(cell.activation or "tanh")
+        units = cell.num_units
+        gates = weights[scope + "gates/kernel"]
+        super().__init__((units,), (3, units), gates)
+        self._functions = _Functions(cell)
+        depth, dtype = len(gates) - units, gates.dtype
+        scales, order = (self._functions.gate_scale,) * 2, (0, 1)
+        candidate = scope + "candidate/"
+        from_x = np.concatenate(
+            (
+                joined_kernel(gates[:depth], weights[scope + "gates/bias"], depth, order, scales),
+                _with_bias(weights, candidate + "input_projection/"),
+            )
+        )
+        from_h = np.concatenate(
+            (
+                joined_kernel(gates[depth:], np.zeros(2 * units, dtype), units, order, scales),
+                _with_bias(weights, candidate + "hidden_projection/"),
+            )
+        )
+        self._inputs = Affine(Kernel(from_x), depth, dtype)
+        self._hidden = Affine(Kernel(from_h), units, dtype)
+        self._sums = Workspace(dtype, lambda memory, rows: memory.array(3, rows, units))
 
-    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``."""
-        (h,) = leaves
-        # One product of x and one of h, for gates and candidate together, would do; with many rows that was slower
-        # than these three, for the parts that it gives are not contiguous.
-        gates = np.concatenate((inputs, h), axis=1) @ self._gates_kernel
-        gates += self._gates_bias
-        if self._clip is not None:
-            clip_symmetric(gates, self._clip)
-        self._gate(gates, gates)
-        r, u = gates[:, : self._units], gates[:, self._units :]
-        candidate = h @ self._hidden_kernel
-        candidate += self._hidden_bias
-        candidate *= r
-        candidate += inputs @ self._input_kernel
-        candidate += self._input_bias
-        if self._clip is not None:
-            clip_symmetric(candidate, self._clip)
-        self._activation(candidate, candidate)
-        return _blend(u, h, candidate)
+    def project(self, inputs: Array, out: Array) -> None:
+        """As ``RecurrentCell.project``: the inputs' share of r, u and c."""
+        self._inputs.apply(inputs, out)
+
+    def advance(self, projected: Array, before: Sequence[Array], after: Sequence[Array]) -> None:
+        """As ``RecurrentCell.advance``."""
+        (h,), (new_h,) = before, after
+        sums = self._sums.for_rows(len(h))
+        self._hidden.apply(h, sums)
+        gates, candidate = sums[:2], sums[2]
+        np.add(gates, projected[:2], gates)
+        self._functions.gates(gates)
+        r, u = gates
+        np.multiply(candidate, r, candidate)
+        np.add(candidate, projected[2], candidate)
+        self._functions.candidate(candidate)
+        _blend(u, h, candidate, new_h, r)
 
 
-def _blend(u: Array, h: Array, candidate: Array) -> tuple[Array, list[Array]]:
-    """``h' = u h + (1 - u) candidate`` as output and as state; the candidate is overwritten."""
-    new_h = u * h
-    candidate *= 1 - u
-    new_h += candidate
-    return new_h, [new_h]
+def _with_bias(weights: Weights, scope: str) -> Array:
+    kernel = weights[scope + "kernel"]
+    return joined_kernel(kernel, weights[scope + "bias"], len(kernel), (0,))
+
+
+def _blend(u: Array, h: Array, candidate: Array, new_h: Array, spare: Array) -> None:
+    """``h' = u h + (1 - u) candidate``; all but h is overwritten. So written, a u of 1 keeps h to the last bit."""
+    np.multiply(u, h, spare)
+    np.subtract(_ONE[u.dtype], u, u)
+    np.multiply(candidate, u, candidate)
+    np.add(spare, candidate, new_h)
 
 
 def build_gru(placed: PlacedCell, weights: Weights, build: CellBuilder) -> Cell:

@@ -10,12 +10,13 @@ from cellserve.cells import LayerNormBasicLSTMCell, LSTMCell, PlacedCell
 from cellserve.tensors import Array
 from cellserve_server.cells.activations import activation_for, sigmoid
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
-from cellserve_server.cells.lstm import LSTM
+from cellserve_server.cells.lstm import lstm
+from cellserve_server.cells.recurrent import JoinedCell, Sums
 
 _VARIANCE_EPSILON = 1e-12
 
 
-class LayerNormLSTM:
+class LayerNormLSTM(JoinedCell):
     """The LSTM of TF1's ``contrib.rnn.LayerNormBasicLSTMCell.call``; Ba and others 2016, "Layer Normalization".
 
     ``[x, h] kernel``, without a bias, is cut into four equal parts i, j, f, o (j is the candidate). Each is normalised
@@ -27,34 +28,29 @@ class LayerNormLSTM:
     """
 
     def __init__(self, cell: LayerNormBasicLSTMCell, weights: Weights, scope: str) -> None:
-        self._units = units = cell.num_units
-        self.leaf_sizes = (units, units)
-        self.output_size = units
-        self._kernel = weights[scope + "kernel"]
+        units, kernel = cell.num_units, weights[scope + "kernel"]
+        super().__init__((units, units), kernel, np.zeros(4 * units, kernel.dtype), range(4))
         parts = [scope + part for part in ("input", "transform", "forget", "output")]
-        self._gamma = np.stack([weights[part + "/gamma"] for part in parts])
-        self._beta = np.stack([weights[part + "/beta"] for part in parts])
+        self._gamma = np.stack([weights[part + "/gamma"] for part in parts])[:, np.newaxis]
+        self._beta = np.stack([weights[part + "/beta"] for part in parts])[:, np.newaxis]
         self._beta[2] += cell.forget_bias
         self._state_gamma, self._state_beta = weights[scope + "state/gamma"], weights[scope + "state/beta"]
         self._activation = activation_for(cell.activation or "tanh")
 
-    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``."""
-        c, h = leaves
-        sums = np.concatenate((inputs, h), axis=1) @ self._kernel
-        gates = sums.reshape(len(sums), 4, self._units)
-        normalise(gates, self._gamma, self._beta)
-        i, j, f_and_o = gates[:, 0], gates[:, 1], gates[:, 2:]
-        sigmoid(i, i)
+    def finish(self, sums: Sums, before: Sequence[Array], after: Sequence[Array]) -> None:
+        """As ``JoinedCell.finish``."""
+        i, j, f, o = sums.parts
+        c, (new_c, new_h) = before[0], after
+        normalise(sums.all, self._gamma, self._beta)
+        for gate in (i, f, o):
+            sigmoid(gate, gate)
         self._activation(j, j)
-        sigmoid(f_and_o, f_and_o)
-        np.multiply(i, j, out=j)
-        new_c = c * gates[:, 2]
-        new_c += j
+        np.multiply(i, j, j)
+        np.multiply(f, c, f)
+        np.add(f, j, new_c)
         normalise(new_c, self._state_gamma, self._state_beta)
-        new_h = self._activation(new_c, np.empty_like(new_c))
-        new_h *= gates[:, 3]
-        return new_h, [new_c, new_h]
+        self._activation(new_c, new_h)
+        new_h *= o
 
 
 def normalise(values: Array, gamma: Array, beta: Array) -> None:
@@ -75,4 +71,4 @@ def build_layer_norm_lstm(placed: PlacedCell, weights: Weights, build: CellBuild
     if cell.layer_norm:
         return LayerNormLSTM(cell, weights, placed.scope)
     plain = LSTMCell(cell.num_units, forget_bias=cell.forget_bias, activation=cell.activation)
-    return LSTM(plain, weights, placed.scope)
+    return lstm(plain, weights, placed.scope)

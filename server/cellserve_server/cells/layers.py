@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from cellserve.errors import ModelNotSteppableError
 from cellserve.specs import Dense
 from cellserve.tensors import Array
 from cellserve_server.cells.activations import activation_for
 from cellserve_server.cells.cell import Cell
 from cellserve_server.cells.ids import look_up
-from cellserve_server.cells.sequences import reverse_rows, run_steps
+from cellserve_server.cells.sequences import BeforeStep, Packing, run_cell
 
 
 class StandardiseLayer:
@@ -72,26 +73,36 @@ class BidirectionalLayer:
 
     def __init__(self, forward: Cell, backward: Cell, merge_mode: str) -> None:
         self.leaf_sizes = forward.leaf_sizes + backward.leaf_sizes
+        both = merge_mode == "concat"
+        self.output_size = forward.output_size + backward.output_size if both else forward.output_size
         self._forward = forward
         self._backward = backward
         self._merge_mode = merge_mode
 
+    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """Refuses: the backward cell begins where the sequence ends.
+
+        Raises:
+            ModelNotSteppableError: always.
+        """
+        raise ModelNotSteppableError("the model is bidirectional and needs whole sequences: RunSequence")
+
     def run(
-        self, sequence: Array, lengths: Array, leaves: Sequence[Array], before_step: Callable[[], None]
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
     ) -> tuple[Array, list[Array]]:
-        """As ``sequences.run_steps``."""
+        """As ``run_cell``."""
         cut = len(self._forward.leaf_sizes)
-        forward_outputs, forward_leaves = run_steps(self._forward, sequence, lengths, leaves[:cut], before_step)
-        turned = reverse_rows(sequence, lengths)
-        backward_outputs, backward_leaves = run_steps(self._backward, turned, lengths, leaves[cut:], before_step)
-        backward_outputs = reverse_rows(backward_outputs, lengths)
+        forward_outputs, forward_leaves = run_cell(self._forward, packed, packing, leaves[:cut], before_step)
+        turned = packed[packing.reversal]
+        backward_outputs, backward_leaves = run_cell(self._backward, turned, packing, leaves[cut:], before_step)
+        backward_outputs = backward_outputs[packing.reversal]
         return _merge(self._merge_mode, forward_outputs, backward_outputs), forward_leaves + backward_leaves
 
 
 def _merge(mode: str, forward: Array, backward: Array) -> Array:
     match mode:
         case "concat":
-            return np.concatenate((forward, backward), axis=2)
+            return np.concatenate((forward, backward), axis=1)
         case "sum":
             return forward + backward
         case "mul":

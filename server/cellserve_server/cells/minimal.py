@@ -1,7 +1,7 @@
 """The minimal recurrent cells of "Were RNNs All We Needed?" (Feng and others, 2024, arXiv:2410.01201).
 
 Their gates look at the inputs alone, so a whole sequence could be computed at once by a parallel scan, which is how
-they are trained. One step at a time, as here, they are the same recurrence.
+they are trained. Here the gates of many steps are computed at once, and what is left of a step is a product and a sum.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from cellserve.cells import MinGRUCell, MinLSTMCell, PlacedCell
 from cellserve.tensors import Array
 from cellserve_server.cells.activations import Activation, identity, sigmoid, softplus
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
+from cellserve_server.cells.kernels import Affine, Kernel
+from cellserve_server.cells.recurrent import RecurrentCell, joined_kernel
 
 
 def positive_candidate(x: Array, out: Array) -> Array:
@@ -31,7 +33,7 @@ def _candidate_for(linear: bool) -> Activation:
     return identity if linear else positive_candidate
 
 
-class MinGRU:
+class MinGRU(RecurrentCell):
     """The paper's minGRU: ``h' = (1 - z) h + z g(candidate)``; output and state are h'.
 
     ``x kernel + bias`` is cut into z, of which the sigmoid is taken, and the candidate. State: one leaf
@@ -39,29 +41,25 @@ class MinGRU:
     """
 
     def __init__(self, cell: MinGRUCell, kernel: Array, bias: Array) -> None:
-        self._units = cell.num_units
-        self.leaf_sizes = (cell.num_units,)
-        self.output_size = cell.num_units
-        self._kernel = kernel
-        self._bias = bias
+        super().__init__((cell.num_units,), (2, cell.num_units), kernel)
+        self._sums = _sums_of_inputs(kernel, bias, 2)
         self._candidate = _candidate_for(cell.linear_candidate)
 
-    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``."""
-        (h,) = leaves
-        sums = inputs @ self._kernel
-        sums += self._bias
-        z, candidate = sums[:, : self._units], sums[:, self._units :]
+    def project(self, inputs: Array, out: Array) -> None:
+        """As ``RecurrentCell.project``: ``1 - z`` and ``z g(candidate)``."""
+        self._sums.apply(inputs, out)
+        z, candidate = out
         sigmoid(z, z)
         self._candidate(candidate, candidate)
         candidate *= z
-        new_h = 1 - z
-        new_h *= h
-        new_h += candidate
-        return new_h, [new_h]
+        np.subtract(1, z, out=z)
+
+    def advance(self, projected: Array, before: Sequence[Array], after: Sequence[Array]) -> None:
+        """As ``RecurrentCell.advance``."""
+        _weigh(projected, before, after)
 
 
-class MinLSTM:
+class MinLSTM(RecurrentCell):
     """The paper's minLSTM with its gates normalised: ``h' = f / (f + i) h + i / (f + i) g(candidate)``.
 
     ``x kernel + bias`` is cut into f, i, of which the sigmoids are taken, and the candidate. Output and state are h';
@@ -69,27 +67,35 @@ class MinLSTM:
     """
 
     def __init__(self, cell: MinLSTMCell, kernel: Array, bias: Array) -> None:
-        self._units = cell.num_units
-        self.leaf_sizes = (cell.num_units,)
-        self.output_size = cell.num_units
-        self._kernel = kernel
-        self._bias = bias
+        super().__init__((cell.num_units,), (3, cell.num_units), kernel)
+        self._sums = _sums_of_inputs(kernel, bias, 3)
         self._candidate = _candidate_for(cell.linear_candidate)
 
-    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``."""
-        (h,) = leaves
-        units = self._units
-        sums = inputs @ self._kernel
-        sums += self._bias
-        candidate = sums[:, 2 * units :]
-        forget = _share_of_first(sums[:, :units], sums[:, units : 2 * units])
+    def project(self, inputs: Array, out: Array) -> None:
+        """As ``RecurrentCell.project``: ``f / (f + i)``, ``i / (f + i) g(candidate)``, and something."""
+        self._sums.apply(inputs, out)
+        f, i, candidate = out
+        share = _share_of_first(f, i)
         self._candidate(candidate, candidate)
-        candidate *= 1 - forget
-        new_h = forget
-        new_h *= h
-        new_h += candidate
-        return new_h, [new_h]
+        np.subtract(1, share, out=i)
+        np.multiply(i, candidate, out=i)
+        f[...] = share
+
+    def advance(self, projected: Array, before: Sequence[Array], after: Sequence[Array]) -> None:
+        """As ``RecurrentCell.advance``."""
+        _weigh(projected[:2], before, after)
+
+
+def _sums_of_inputs(kernel: Array, bias: Array, parts: int) -> Affine:
+    depth = len(kernel)
+    return Affine(Kernel(joined_kernel(kernel, bias, depth, range(parts))), depth, kernel.dtype)
+
+
+def _weigh(projected: Array, before: Sequence[Array], after: Sequence[Array]) -> None:
+    """``h' = weight h + value``."""
+    (weight, value), (h,), (new_h,) = projected, before, after
+    np.multiply(weight, h, out=new_h)
+    new_h += value
 
 
 def _share_of_first(f: Array, i: Array) -> Array:

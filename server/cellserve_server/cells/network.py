@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -28,7 +28,6 @@ from cellserve.cells import (
     ResidualWrapper,
     place,
 )
-from cellserve.errors import ModelNotSteppableError
 from cellserve.specs import Bidirectional, Dense, Embedding, ModelDescription, PlacedLayer, Standardise, place_layers
 from cellserve.tensors import Array
 from cellserve_server.cells.cell import Cell, CellFactory, Weights
@@ -39,8 +38,9 @@ from cellserve_server.cells.layers import BidirectionalLayer, DenseLayer, Embedd
 from cellserve_server.cells.lstm import build_basic_lstm, build_lstm
 from cellserve_server.cells.minimal import build_min_gru, build_min_lstm
 from cellserve_server.cells.rnn import build_basic_rnn
-from cellserve_server.cells.sequences import go_on, run_steps, zero_padding
+from cellserve_server.cells.sequences import BeforeStep, Packing, go_on, run_cell
 from cellserve_server.cells.stack import build_stack
+from cellserve_server.cells.workspace import MAX_ROWS
 from cellserve_server.cells.wrappers import (
     build_dropout,
     build_embedding_input,
@@ -107,7 +107,7 @@ class Network(Protocol):
         inputs: Sequence[Array],
         lengths: Array,
         leaves: Sequence[Array],
-        before_step: Callable[[], None] = go_on,
+        before_step: BeforeStep = go_on,
     ) -> tuple[list[Array], list[Array]]:
         """Whole sequences, as TF1's ``dynamic_rnn``.
 
@@ -115,7 +115,8 @@ class Network(Protocol):
             inputs: one ``[batch, time, ...]`` for each declared input; batch 0 and time 0 will do.
             lengths: int64 ``[batch]``, each from 0 to time.
             leaves: the state before, ``[batch, size]`` for each of ``leaf_sizes``.
-            before_step: called before each step of each layer; what it raises ends the run.
+            before_step: called before each step of each cell, for up to ``MAX_ROWS`` rows; what it raises ends the run.
+                It must not use the network, whose temporaries are in use.
 
         Returns:
             One ``[batch, time, ...]`` for each declared output, exactly 0 past each row's length, and the leaves after
@@ -144,14 +145,15 @@ def build_network(description: ModelDescription, weights: Mapping[str, Array]) -
     Args:
         description: a complete description.
         weights: the variables of ``place_layers(description)`` by name, C-contiguous and of the model's dtype, as
-            ``prepare_weights`` and ``draw_weights`` give them. They are kept and must not change afterwards.
+            ``prepare_weights`` and ``draw_weights`` give them. Some are kept, so they must not change afterwards; the
+            large ones are laid out anew.
     """
     with np.errstate(all="ignore"):
         layers = [_build_layer(placed, weights) for placed in place_layers(description)]
     return _LayeredNetwork(layers, description.dtype, vocabulary_size(description.layers[0]))
 
 
-def _build_layer(placed: PlacedLayer, weights: Weights) -> Cell | BidirectionalLayer:
+def _build_layer(placed: PlacedLayer, weights: Weights) -> Cell:
     layer, prefix = placed.layer, placed.prefix
     match layer:
         case Standardise():
@@ -187,9 +189,7 @@ def _build_cell(root: PlacedCell, weights: Weights) -> Cell:
 class _LayeredNetwork:
     """``Network`` for one input and one output, which is what descriptions allow so far."""
 
-    def __init__(
-        self, layers: Sequence[Cell | BidirectionalLayer], dtype: np.dtype[Any], vocabulary_size: int | None
-    ) -> None:
+    def __init__(self, layers: Sequence[Cell], dtype: np.dtype[Any], vocabulary_size: int | None) -> None:
         self._vocabulary_size = vocabulary_size
         self.leaf_sizes = tuple(size for layer in layers for size in layer.leaf_sizes)
         self.dtype = dtype
@@ -203,12 +203,11 @@ class _LayeredNetwork:
         # The flags of NaN, overflow and the like say which row is ill only to its own caller, in its results.
         with np.errstate(all="ignore"):
             for layer, span in self._layers:
-                if isinstance(layer, BidirectionalLayer):
-                    raise ModelNotSteppableError("the model is bidirectional and needs whole sequences: RunSequence")
                 values, after = layer.step(values, leaves[span])
                 new_leaves += after
-        if any(values is leaf for leaf in new_leaves):
-            values = values.copy()
+        for leaf in new_leaves:
+            if values is leaf:
+                return [values.copy()], new_leaves
         return [values], new_leaves
 
     def run(
@@ -216,21 +215,37 @@ class _LayeredNetwork:
         inputs: Sequence[Array],
         lengths: Array,
         leaves: Sequence[Array],
-        before_step: Callable[[], None] = go_on,
+        before_step: BeforeStep = go_on,
     ) -> tuple[list[Array], list[Array]]:
         (values,) = inputs
+        rows, time = values.shape[:2]
+        assert lengths.max(initial=0) <= time, "lengths are clipped before they come here"
+        outputs: list[Array] = []
+        new_leaves = [np.empty((rows, size), self.dtype) for size in self.leaf_sizes]
+        # At least one block, so that outputs of no rows have their shape.
+        for block in (slice(start, start + MAX_ROWS) for start in range(0, max(rows, 1), MAX_ROWS)):
+            packing = Packing(lengths[block])
+            packed, after = self._run(packing, values[block], [leaf[block] for leaf in leaves], before_step)
+            outputs.append(packing.unpack(packed, time))
+            for leaf, sorted_leaf in zip(new_leaves, after, strict=True):
+                leaf[block][packing.order] = sorted_leaf
+        return [outputs[0] if len(outputs) == 1 else np.concatenate(outputs)], new_leaves
+
+    def _run(
+        self, packing: Packing, sequences: Array, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """Runs up to ``MAX_ROWS`` sequences; the outputs are packed, the new leaves in the packing's order."""
+        packed = packing.pack(sequences)
+        sorted_leaves = [leaf[packing.order] for leaf in leaves]
         new_leaves: list[Array] = []
         with np.errstate(all="ignore"):
             for layer, span in self._layers:
-                if isinstance(layer, BidirectionalLayer):
-                    values, after = layer.run(values, lengths, leaves[span], before_step)
-                elif layer.leaf_sizes:
-                    values, after = run_steps(layer, values, lengths, leaves[span], before_step)
+                if layer.leaf_sizes:
+                    packed, after = run_cell(layer, packed, packing, sorted_leaves[span], before_step)
                 else:
-                    values, after = layer.step(values, ())
+                    packed, after = layer.step(packed, ())
                 new_leaves += after
-        zero_padding(values, lengths)
-        return [values], new_leaves
+        return packed, new_leaves
 
     def check_inputs(self, inputs: Sequence[Array], field_prefix: str, lengths: Array | None = None) -> None:
         if self._vocabulary_size is not None:

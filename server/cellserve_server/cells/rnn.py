@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from cellserve.cells import BasicRNNCell, PlacedCell
 from cellserve.tensors import Array
 from cellserve_server.cells.activations import activation_for, clip_symmetric
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
+from cellserve_server.cells.recurrent import JoinedCell, Sums
 
 
-class BasicRNN:
+class BasicRNN(JoinedCell):
     """``h' = activation([x, h] kernel + bias)``; output and state are h'. Source: TF1's ``BasicRNNCell.call``.
 
     ``preactivation_clip`` bounds what goes into the activation (ONNX's ``clip``). State: one leaf, h
@@ -20,22 +19,16 @@ class BasicRNN:
     """
 
     def __init__(self, cell: BasicRNNCell, kernel: Array, bias: Array) -> None:
-        self.leaf_sizes = (cell.num_units,)
-        self.output_size = cell.num_units
-        self._kernel = kernel
-        self._bias = bias
+        super().__init__((cell.num_units,), kernel, bias)
         self._clip = cell.preactivation_clip
         self._activation = activation_for(cell.activation or "tanh")
 
-    def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
-        """As ``Cell.step``."""
-        (h,) = leaves
-        sums = np.concatenate((inputs, h), axis=1) @ self._kernel
-        sums += self._bias
+    def finish(self, sums: Sums, before: Sequence[Array], after: Sequence[Array]) -> None:
+        """As ``JoinedCell.finish``."""
+        (sum_,) = sums.parts
         if self._clip is not None:
-            clip_symmetric(sums, self._clip)
-        new_h = self._activation(sums, sums)
-        return new_h, [new_h]
+            clip_symmetric(sum_, self._clip)
+        self._activation(sum_, after[0])
 
 
 def build_basic_rnn(placed: PlacedCell, weights: Weights, build: CellBuilder) -> Cell:

@@ -1,4 +1,4 @@
-"""Several cells, one above the other."""
+"""Several cells, one above the other; and states that are one array."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from cellserve.cells import MultiRNNCell, PlacedCell
 from cellserve.tensors import Array
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
+from cellserve_server.cells.sequences import BeforeStep, Packing, run_cell
 
 
 class Stack:
@@ -34,25 +35,44 @@ class Stack:
             new_leaves += after
         return inputs, new_leaves
 
+    def run(
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """As ``run_cell``: cell by cell, each over all steps."""
+        new_leaves: list[Array] = []
+        for cell, span in zip(self._cells, self._spans, strict=True):
+            packed, after = run_cell(cell, packed, packing, leaves[span], before_step)
+            new_leaves += after
+        return packed, new_leaves
 
-class ConcatenatedStack:
-    """A stack with ``state_is_tuple=False``: one leaf, the cells' states side by side, the lowest cell's first."""
 
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self.leaf_sizes = (sum(stack.leaf_sizes),)
-        self.output_size = stack.output_size
-        self._cuts = tuple(accumulate(stack.leaf_sizes[:-1]))
+class ConcatenatedState:
+    """A cell with ``state_is_tuple=False``: one leaf, the cell's own leaves side by side, the first one first."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self.leaf_sizes = (sum(cell.leaf_sizes),)
+        self.output_size = cell.output_size
+        self._cuts = tuple(accumulate(cell.leaf_sizes[:-1]))
 
     def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
         """As ``Cell.step``."""
         (together,) = leaves
-        output, new_leaves = self._stack.step(inputs, np.split(together, self._cuts, axis=1))
+        output, new_leaves = self._cell.step(inputs, np.split(together, self._cuts, axis=1))
         return output, [np.concatenate(new_leaves, axis=1)]
+
+    def run(
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """As ``run_cell``."""
+        (together,) = leaves
+        apart = np.split(together, self._cuts, axis=1)
+        outputs, new_leaves = run_cell(self._cell, packed, packing, apart, before_step)
+        return outputs, [np.concatenate(new_leaves, axis=1)]
 
 
 def build_stack(placed: PlacedCell, weights: Weights, build: CellBuilder) -> Cell:
     """Makes the stack of its inner cells; it has no weights of its own."""
     assert isinstance(placed.cell, MultiRNNCell)
     stack = Stack([build(inner) for inner in placed.inner])
-    return stack if placed.cell.state_is_tuple else ConcatenatedStack(stack)
+    return stack if placed.cell.state_is_tuple else ConcatenatedState(stack)

@@ -13,9 +13,10 @@ from cellserve.cells import (
     ResidualWrapper,
 )
 from cellserve.tensors import Array
-from cellserve_server.cells.activations import activation_for
+from cellserve_server.cells.activations import Activation, activation_for
 from cellserve_server.cells.cell import Cell, CellBuilder, Weights
 from cellserve_server.cells.ids import look_up
+from cellserve_server.cells.sequences import BeforeStep, Packing, run_cell
 
 
 class OutputProjection:
@@ -35,9 +36,14 @@ class OutputProjection:
     def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
         """As ``Cell.step``."""
         output, new_leaves = self._cell.step(inputs, leaves)
-        sums = output @ self._kernel
-        sums += self._bias
-        return self._activation(sums, sums), new_leaves
+        return _dense(output, self._kernel, self._bias, self._activation), new_leaves
+
+    def run(
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """As ``run_cell``."""
+        outputs, new_leaves = run_cell(self._cell, packed, packing, leaves, before_step)
+        return _dense(outputs, self._kernel, self._bias, self._activation), new_leaves
 
 
 class InputProjection:
@@ -56,9 +62,14 @@ class InputProjection:
 
     def step(self, inputs: Array, leaves: Sequence[Array]) -> tuple[Array, list[Array]]:
         """As ``Cell.step``."""
-        sums = inputs @ self._kernel
-        sums += self._bias
-        return self._cell.step(self._activation(sums, sums), leaves)
+        return self._cell.step(_dense(inputs, self._kernel, self._bias, self._activation), leaves)
+
+    def run(
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """As ``run_cell``."""
+        projected = _dense(packed, self._kernel, self._bias, self._activation)
+        return run_cell(self._cell, projected, packing, leaves, before_step)
 
 
 class EmbeddingInput:
@@ -77,6 +88,12 @@ class EmbeddingInput:
         """As ``Cell.step``."""
         return self._cell.step(look_up(self._table, inputs), leaves)
 
+    def run(
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """As ``run_cell``."""
+        return run_cell(self._cell, look_up(self._table, packed), packing, leaves, before_step)
+
 
 class Residual:
     """A cell's outputs with its inputs added; the state is the cell's. Source: TF1's ``ResidualWrapper.call``."""
@@ -91,6 +108,19 @@ class Residual:
         output, new_leaves = self._cell.step(inputs, leaves)
         # Not in place: the output may be one of the leaves.
         return output + inputs, new_leaves
+
+    def run(
+        self, packed: Array, packing: Packing, leaves: Sequence[Array], before_step: BeforeStep
+    ) -> tuple[Array, list[Array]]:
+        """As ``run_cell``."""
+        outputs, new_leaves = run_cell(self._cell, packed, packing, leaves, before_step)
+        return outputs + packed, new_leaves
+
+
+def _dense(x: Array, kernel: Array, bias: Array, activation: Activation) -> Array:
+    sums = x @ kernel
+    sums += bias
+    return activation(sums, sums)
 
 
 def build_output_projection(placed: PlacedCell, weights: Weights, build: CellBuilder) -> Cell:
