@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cellserve.errors import DeadlineExceededError, StepOutOfOrderError
 from cellserve_server.runs import Run
-from cellserve_server.sessions import LastRun, Session
+from cellserve_server.session import LastRun, Session
 
 
 def check_alive(run: Run, now: float) -> None:
@@ -17,7 +17,12 @@ def check_alive(run: Run, now: float) -> None:
     if run.refusal is not None:
         raise run.refusal
     if run.deadline is not None and run.deadline <= now:
-        raise DeadlineExceededError("the deadline passed before the run was done; nothing was applied")
+        raise too_late_error()
+
+
+def too_late_error() -> DeadlineExceededError:
+    """What a run is told whose deadline has passed."""
+    return DeadlineExceededError("the deadline passed before the run was done; nothing was applied")
 
 
 def is_repeat(run: Run, session: Session) -> bool:

@@ -186,7 +186,7 @@ class App:
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
-        server = grpc.aio.server(interceptors=[self.interceptor], options=_server_options(config))
+        server = grpc.aio.server(interceptors=[self.interceptor], options=server_options(config))
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(config, self.models, self.operations, self.streams, requests, self._new_id), server
@@ -297,7 +297,8 @@ class App:
         await self._exit.aclose()
 
 
-def _server_options(config: ServerConfig) -> list[tuple[str, int]]:
+def server_options(config: ServerConfig) -> list[tuple[str, int]]:
+    """The options of grpc's server. Public, so that what is compared with this server can have the same ones."""
     return [
         # Two servers that share a port by accident would each get half of the sessions.
         ("grpc.so_reuseport", 0),

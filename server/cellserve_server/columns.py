@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cellserve.errors import ShapeMismatchError
+from cellserve.errors import FieldInvalidError, ShapeMismatchError
 from cellserve.tensors import Array, require_count, shape_text
-from cellserve_server.encoding import bytes_of, step_bytes
+from cellserve_server.encoding import step_bytes
 from cellserve_server.fields import shown
 from cellserve_server.models import LoadedModel
-from cellserve_server.runs import RunResult
 
 
 class StepColumns:
@@ -24,6 +23,7 @@ class StepColumns:
     Attributes:
         input_bytes: what one position takes in all inputs.
         output_bytes: what one position takes in all outputs.
+        output_sizes: what one position takes in each output.
         run_bytes: what one position holds in the engine: both, and the rows that it works on.
     """
 
@@ -31,21 +31,25 @@ class StepColumns:
         self._model = model
         self._rows = rows
         self._has_ids = any(spec.dtype.kind != "f" for spec in model.inputs)
-        self.input_bytes = sum(step_bytes(spec, rows) for spec in model.inputs)
-        self.output_bytes = sum(step_bytes(spec, rows) for spec in model.outputs)
+        self._input_sizes = tuple(step_bytes(spec, rows) for spec in model.inputs)
+        self._input_dtypes = tuple(spec.dtype.newbyteorder("<") for spec in model.inputs)
+        self._output_dtypes = tuple(spec.dtype.newbyteorder("<") for spec in model.outputs)
+        self.input_bytes = sum(self._input_sizes)
+        self.output_sizes = tuple(step_bytes(spec, rows) for spec in model.outputs)
+        self.output_bytes = sum(self.output_sizes)
         self.run_bytes = self.input_bytes + self.output_bytes + rows * model.state_bytes_per_row
 
-    def split(self, columns: Sequence[bytes], positions: int) -> list[tuple[Array, ...]]:
-        """The inputs of each position, ``[rows, 1, ...]`` each; they look into the message's bytes.
+    def split(self, columns: Sequence[bytes], positions: int) -> list[Array]:
+        """The inputs of some positions, ``[positions, rows, ...]`` each; they look into the message's bytes.
 
         Raises:
             FieldInvalidError: another number of inputs.
             ShapeMismatchError: another number of bytes.
         """
         require_count(columns, len(self._model.inputs), "inputs")
-        arrays = []
+        arrays: list[Array] = []
         for index, (spec, data) in enumerate(zip(self._model.inputs, columns, strict=True)):
-            expected = positions * step_bytes(spec, self._rows)
+            expected = positions * self._input_sizes[index]
             if len(data) != expected:
                 shape = shape_text((positions * self._rows, *spec.shape))
                 raise ShapeMismatchError(
@@ -57,9 +61,18 @@ class StepColumns:
                         "actual_bytes": str(len(data)),
                     },
                 )
-            flat = np.frombuffer(data, spec.dtype.newbyteorder("<"))
-            arrays.append(flat.reshape(positions, self._rows, 1, *spec.shape))
-        return list(zip(*arrays, strict=True))
+            flat = np.frombuffer(data, self._input_dtypes[index])
+            arrays.append(flat.reshape(positions, self._rows, *spec.shape))
+        return arrays
+
+    def are_valid(self, inputs: Sequence[Array]) -> bool:
+        """Whether ``check`` finds nothing at any of these positions."""
+        if self._has_ids:
+            try:
+                self.check(inputs, 0)
+            except FieldInvalidError:
+                return False
+        return True
 
     def check(self, inputs: Sequence[Array], position: int) -> None:
         """Checks what shapes do not say of one position's inputs.
@@ -70,9 +83,13 @@ class StepColumns:
         if self._has_ids:
             self._model.network.check_inputs(inputs, f"inputs of position {position}")
 
-    def join(self, results: Sequence[RunResult]) -> list[bytes]:
-        """The outputs of some positions, one bytes field for each output of the model."""
+    def digests(self, inputs: Sequence[Array]) -> Array:
+        """The checksum of each position's inputs, uint64 ``[positions]``."""
+        return self._model.input_digests.of_steps(inputs, self._rows)
+
+    def encode(self, outputs: Sequence[Array]) -> list[bytes]:
+        """The outputs of some positions, with all their rows, as the bytes fields of an answer."""
         return [
-            bytes_of([result.outputs[index] for result in results], spec)
-            for index, spec in enumerate(self._model.outputs)
+            output.astype(dtype, copy=False).tobytes()
+            for output, dtype in zip(outputs, self._output_dtypes, strict=True)
         ]

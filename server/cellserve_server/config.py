@@ -58,8 +58,17 @@ class ServerConfig:
     max_queued_runs: int = _setting(16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1)
     max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024)
     max_tick_rows: int = _setting(1024, "Rows that one tick takes at most (a larger run is taken alone).", 1)
+    max_chunk_steps: int = _setting(
+        32, "Time steps by which a tick moves longer runs on at most; a Step waits for no more of them.", 1, 10_000
+    )
     inline_tick_us: int = _setting(
         1000, "A tick predicted to be shorter runs on the event loop, a longer one in a thread; in microseconds.", 0
+    )
+    at_once_us: int = _setting(
+        100,
+        "A single step that finds nothing else to do, and is predicted to be shorter, is done as it comes, without a "
+        "tick; in microseconds.",
+        0,
     )
     queue_full_retry_ms: int = _setting(
         50, "What RetryInfo says when the queue is full, in milliseconds.", 1, 3_600_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,7 +17,7 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.fields import SESSION_PREFIX
 from cellserve_server.models import LoadedModel
 from cellserve_server.runs import RunResult
-from cellserve_server.sessions import SessionSnapshot
+from cellserve_server.session import SessionSnapshot
 
 # What a tensor takes besides its data at most: tags and lengths, the type, and eight dimensions.
 TENSOR_OVERHEAD_BYTES = 128
@@ -58,14 +57,6 @@ def require_answer_fits(
             f"(max_message_bytes): {advice}",
             metadata={"answer_bytes": str(wanted), "max_message_bytes": str(config.max_message_bytes)},
         )
-
-
-def bytes_of(arrays: Sequence[Array], spec: ArraySpec) -> bytes:
-    """Arrays one after the other, in the layout of ``Tensor.data``."""
-    if not arrays:
-        return b""
-    joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=None)
-    return joined.astype(spec.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def step_outputs(model: LoadedModel, result: RunResult, rows: int | None) -> list[tensor_pb2.Tensor]:

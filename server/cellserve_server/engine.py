@@ -1,18 +1,15 @@
-"""The engine: one loop that schedules, loads, ticks, commits and answers.
+"""The engine: takes work in, bounded, gives each session one run at a time, and has a loop that ticks.
 
-Batches form by themselves: what arrives while a tick computes is in the next one. A run works on slab rows of its
-own, and a commit makes them the session's: until then the session's state is what it was, so a run that fails, is
-cancelled or comes too late leaves no trace. The rows from before the last run are kept, so that its repeat can be
-computed again.
+Batches form by themselves: what arrives while a tick computes is in the next one. Until a run is committed its
+session's state is what it was, so a run that fails, is cancelled or comes too late leaves no trace. The state from
+before the last run is kept, so that its repeat can be computed again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -28,14 +25,17 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve_server.admission import check_alive, is_repeat
+from cellserve_server.blocks import StepBlock
 from cellserve_server.config import ServerConfig
 from cellserve_server.incidents import internal_error
-from cellserve_server.lanes import Lane, LaneTable, metrics_label
+from cellserve_server.lanes import LaneTable, metrics_label
 from cellserve_server.metrics import Metrics
+from cellserve_server.models import LoadedModel
 from cellserve_server.runs import Run, RunResult
-from cellserve_server.scheduler import Scheduler
-from cellserve_server.sessions import LastRun, Session, SessionTable
-from cellserve_server.ticks import Batch, gather, scatter
+from cellserve_server.seats import ENGAGED, FLAGS, LIFE, RUN_ID, STEP_COUNT
+from cellserve_server.session import TWO_TO_64, LastRun, Session
+from cellserve_server.sessions import SessionTable
+from cellserve_server.tick_loop import TickLoop
 from cellserve_server.turns import Turn
 from cellserve_server.whole_runs import WholeRuns
 
@@ -72,22 +72,21 @@ class Engine:
         self._metrics = metrics
         self._new_id = new_id
         self._log = structlog.get_logger("cellserve.engine")
-        self._scheduler: Scheduler[Lane, Run] = Scheduler(config.max_tick_rows)
         self._runs: set[Run] = set()
+        self._blocks: dict[StepBlock, int] = {}  # steps of each that are not over
+        self._queued_runs = 0
         self._queued_bytes = 0
-        self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellserve-compute")
-        self._whole = WholeRuns(clock, self._finish, self._fail, self._observe_whole)
-        self._waiting_turns = 0
         self._room = asyncio.Event()
-        self._loop_task: asyncio.Task[None] | None = None
+        self._waiting_turns = 0
+        self._ticks = TickLoop(config, metrics, clock, self)
+        self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
 
     @property
     def queued_runs(self) -> int:
-        """Runs that wait or are under way."""
-        return len(self._runs)
+        """Runs, the steps of blocks among them, that wait or are under way."""
+        return self._queued_runs
 
     @property
     def queued_bytes(self) -> int:
@@ -96,8 +95,7 @@ class Engine:
 
     def start(self) -> asyncio.Task[None]:
         """Starts the loop. The task ends only by ``stop``, or by a bug: who starts the engine watches it."""
-        self._loop_task = asyncio.get_running_loop().create_task(self._loop(), name="cellserve-engine")
-        return self._loop_task
+        return self._ticks.start()
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses new work and waits until what is under way is done; what is not by then fails with DRAINING."""
@@ -105,18 +103,17 @@ class Engine:
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
-            self._log.warning("drain_timeout", runs_left=len(self._runs), timeout_s=timeout_s)
+            self._log.warning("drain_timeout", runs_left=self._queued_runs, timeout_s=timeout_s)
             for run in self._runs:
                 run.refuse(draining_error())
-            await self._idle.wait()  # Each run that is left is refused before its next step.
+            for block in self._blocks:
+                block.cancel(draining_error())
+            await self._idle.wait()  # Each run that is left is refused before its next tick.
 
     async def stop(self) -> None:
-        """Stops the loop and the compute thread."""
-        if self._loop_task is not None:
-            self._loop_task.cancel()
-            await asyncio.gather(self._loop_task, return_exceptions=True)
+        """Stops the loop and the compute threads."""
+        await self._ticks.stop()
         await self._whole.stop()
-        self._thread.shutdown(wait=True)
 
     # --- what comes in ----------------------------------------------------------------------------------------
 
@@ -150,12 +147,72 @@ class Engine:
             raise draining_error()
         self._require_room(run)
         self._runs.add(run)
-        self._queued_bytes += run.size_bytes
-        self._idle.clear()
+        self._count_in(1, run.size_bytes)
         if run.session is not None and run.session.busy:
-            self._enqueue(run.session, partial(self._begin, run))
+            run.session.defer(partial(self._begin, run))
         else:
             self._begin(run)
+
+    def submit_block(self, block: StepBlock, model: LoadedModel) -> None:
+        """Takes a block in whose steps are admissible now. ``has_room`` was asked before.
+
+        Raises:
+            DrainingError: the server is stopping; no step was taken.
+        """
+        if self.draining:
+            raise draining_error()
+        self._blocks[block] = len(block)
+        self._count_in(len(block), len(block) * block.step_bytes)
+        self._ticks.add_block(self.lanes[model], block)
+
+    def step_at_once(
+        self, session: Session, life: int, inputs: Sequence[Array], expected_step: int | None, run_id: int
+    ) -> tuple[int, list[Array]] | None:
+        """A step of a session here and now, when there is nothing else to do and it takes no time worth sharing.
+
+        Where nobody else waits a tick would be of this step alone, and scheduling it would take longer than the step.
+
+        Args:
+            life: the life that is meant.
+            inputs: one ``[rows, ...]`` for each input of the model; checked before.
+            expected_step, run_id: as of ``Run``.
+
+        Returns:
+            The step count after it, and one ``[rows, ...]`` for each output. None: this step has to go the ordinary
+            way, which also says what is wrong with it if something is; nothing has moved.
+        """
+        if self._queued_runs or self.draining or session.ended:
+            return None
+        lane = self.lanes[session.model]
+        predicted_s = lane.predicted_seconds(session.rows)
+        if predicted_s is None or predicted_s * 1e6 > self._config.at_once_us:
+            return None
+        now = self.clock()
+        words, base = session.seats.words, session.base
+        step_count: int = words[base + STEP_COUNT]
+        is_plain = (
+            words[base + LIFE] == life
+            and not words[base + FLAGS] & ENGAGED
+            and session.expire_time > now
+            and (expected_step is None or expected_step == step_count)
+            and (not run_id or run_id != words[base + RUN_ID] % TWO_TO_64)
+        )
+        if not is_plain:
+            return None
+        started = time.perf_counter()
+        try:
+            outputs, leaves = lane.model.network.step(inputs, session.read_state())
+        except Exception:  # A bug of ours: the ordinary way meets it again, and tells of it.
+            return None
+        digest = int(lane.model.input_digests.of_steps(inputs, session.rows)[0]) if run_id else 0
+        session.move(leaves, LastRun(run_id, step_count, 1, digest) if run_id else None, 1)
+        session.renew(now)
+        seconds = time.perf_counter() - started
+        lane.observe(session.rows, seconds)
+        self._metrics.tick(lane.label, session.rows, seconds)
+        self._metrics.steps(lane.label, 1)
+        self._metrics.runs_done(lane.label, "ok", 1)
+        return step_count + 1, outputs
 
     def in_turn(self, session: Session, action: Callable[[], T]) -> asyncio.Future[T]:
         """Does something with a session once the runs and turns that arrived before it are over.
@@ -175,7 +232,7 @@ class Engine:
         if self._waiting_turns >= self._config.max_queued_runs:
             raise self._queue_full(f"{self._waiting_turns} operations wait for their turn")
         self._waiting_turns += 1
-        self._enqueue(session, partial(self._take_turn, turn))
+        session.defer(partial(self._take_turn, turn))
         return future
 
     def _take_turn(self, turn: Turn) -> None:
@@ -183,19 +240,11 @@ class Engine:
         turn.take()
 
     def release(self, session: Session) -> None:
-        """A session is over: its rows go back, and its run under way is dropped. What waits for it is told in turn."""
-        lane = self.lanes[session.model]
-        lane.slab.give_back(session.state_rows)
-        lane.slab.give_back(session.previous_rows)
-        session.state_rows = session.previous_rows = ()
+        """A session is over: its seat goes back, its run under way is dropped, what waits for it is told in turn."""
+        session.seats.give_back(session.seat)
         if session.active is not None:
             session.active.refuse(self._sessions.ended_error(session))
         self.lanes.tidy(session.model)
-
-    def _enqueue(self, session: Session, action: Callable[[], None]) -> None:
-        if session.waiting is None:
-            session.waiting = deque()
-        session.waiting.append(action)
 
     def has_room(self, runs: int, size_bytes: int, share: float = 1.0) -> bool:
         """Whether so many runs of so many bytes in all would be taken. Any would where there is no other.
@@ -203,10 +252,10 @@ class Engine:
         Args:
             share: of the queue's limits that they may fill, with what is there.
         """
-        if not self._runs:
+        if not self._queued_runs:
             return True
         return (
-            len(self._runs) + runs <= self._config.max_queued_runs * share
+            self._queued_runs + runs <= self._config.max_queued_runs * share
             and self._queued_bytes + size_bytes <= self._config.max_queued_bytes * share
         )
 
@@ -218,192 +267,151 @@ class Engine:
     def _require_room(self, run: Run) -> None:
         if not self.has_room(1, run.size_bytes):
             raise self._queue_full(
-                f"{len(self._runs)} of {self._config.max_queued_runs} runs, "
+                f"{self._queued_runs} of {self._config.max_queued_runs} runs, "
                 f"{self._queued_bytes} of {self._config.max_queued_bytes} bytes"
             )
 
     def _queue_full(self, how: str) -> QueueFullError:
         return QueueFullError(f"the queue is full: {how}", retry_after_s=self._config.queue_full_retry_ms / 1000)
 
+    def _count_in(self, runs: int, size_bytes: int) -> None:
+        self._queued_runs += runs
+        self._queued_bytes += size_bytes
+        self._idle.clear()
+
+    def _count_out(self, model: LoadedModel, runs: int, size_bytes: int, outcome: str) -> None:
+        self._queued_runs -= runs
+        self._queued_bytes -= size_bytes
+        self._metrics.runs_done(metrics_label(model), outcome, runs)
+        if not self._queued_runs:
+            self._idle.set()
+        self._room.set()
+
     # --- how a run begins -------------------------------------------------------------------------------------
 
     def _begin(self, run: Run) -> None:
         """A run's turn has come: checks it against its session as that is now, and readies it for its first tick."""
+        session = run.session
         try:
             check_alive(run, self.clock())
-            if run.session is not None:
-                self._sessions.check_life(run.session, run.uid)
-                run.replaying = is_repeat(run, run.session)
+            if session is not None:
+                self._sessions.check_life(session, run.uid)
+                run.replaying = is_repeat(run, session)
         except CellServeError as error:
             self._settle(run, error)
             return
-        lane = self.lanes[run.model]
-        run.allocate_outputs()
         if run.steps == 0 or run.rows == 0:
-            self._settle_without_steps(lane, run)
+            run.allocate_outputs()
+            self._settle_without_steps(run)
             return
         if not run.model.steppable:
+            run.allocate_outputs()
             self._whole.begin(run)
             return
-        run.work_rows = lane.slab.take(run.rows)
-        self._load(lane, run)
-        self._scheduler.add(lane, run, run.rows)
-        self._wake.set()
+        if session is not None:
+            session.occupy(run)
+        self._ticks.add_run(self.lanes[run.model], run)
 
-    def _load(self, lane: Lane, run: Run) -> None:
-        """Says where the run's first tick reads the state."""
+    # --- how work ends ----------------------------------------------------------------------------------------
+
+    def committed(self, run: Run, leaves: Sequence[Array]) -> None:
+        """All steps of a run are computed: its state becomes its session's, and it is answered.
+
+        Args:
+            leaves: the state after the run, ``[rows, units]`` each.
+        """
         session = run.session
         if session is not None:
-            session.active = run
-            run.read_rows = session.previous_rows if run.replaying else session.state_rows
-            if run.lengths is not None:
-                # A row of length 0 never ticks: its state is carried on by copying all of them first.
-                lane.slab.copy(run.read_rows, run.work_rows)
-                run.read_rows = run.work_rows
-            return
-        run.read_rows = run.work_rows
-        if run.initial_leaves is None:
-            lane.slab.zero(run.work_rows)
+            if not run.replaying:
+                last = LastRun(run.run_id, session.step_count, run.steps, run.input_digest) if run.run_id else None
+                session.move(leaves, last, run.steps)
+            session.renew(self.clock())
+        self.answer(run, leaves)
+
+    def answer(self, run: Run, leaves: Sequence[Array]) -> None:
+        """Answers a run that is over and whose session has its state."""
+        label = metrics_label(run.model)
+        if run.replaying:
+            self._metrics.replay(label)
         else:
-            lane.slab.write(run.work_rows, run.initial_leaves)
+            self._metrics.steps(label, run.steps)
+        step_count = run.session.step_count if run.session is not None else 0
+        kept = list(leaves) if run.return_state else None
+        run.result = RunResult(run.outputs, kept, step_count, run.steps, run.replaying)
+        self.finish(run, None)
 
-    # --- the loop ---------------------------------------------------------------------------------------------
+    def finish(self, run: Run, error: CellServeError | None) -> None:
+        """Answers a run that had begun, and lets what waits for its session begin."""
+        self._settle(run, error)
+        if run.session is not None:
+            self.go_on(run.session)
 
-    async def _loop(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._scheduler:
-                lane, taken = self._scheduler.next_tick()
-                runs = [run for run in taken if self._still_wanted(run)]
-                if runs:
-                    await self._tick(lane, runs)
-                # What has arrived meanwhile comes in here and is part of the next tick.
-                await asyncio.sleep(0)
-
-    def _still_wanted(self, run: Run) -> bool:
-        try:
-            check_alive(run, self.clock())
-        except CellServeError as error:
-            self._finish(run, error)
-            return False
-        return True
-
-    async def _tick(self, lane: Lane, runs: Sequence[Run]) -> None:
-        started = time.perf_counter()
-        try:
-            rows = await self._step(lane, runs)
-        except Exception as error:  # Nothing in a tick raises on purpose.
-            await self._isolate(lane, runs, error)
-            return
-        seconds = time.perf_counter() - started
-        lane.observe(rows, seconds)
-        self._metrics.tick(lane.label, rows, seconds)
-        for run in runs:
-            if run.position < run.steps:
-                self._scheduler.add(lane, run, run.rows)
-            else:
-                self._commit(lane, run)
-
-    async def _isolate(self, lane: Lane, runs: Sequence[Run], error: Exception) -> None:
-        """A tick failed, which is a bug of ours: each run is tried alone, so that only the culprit fails."""
-        if len(runs) > 1:
-            for run in runs:
-                await self._tick(lane, [run])
-            return
-        self._fail(runs[0], error)
-
-    def _fail(self, run: Run, error: Exception) -> None:
+    def fail(self, run: Run, error: Exception) -> None:
         """Answers a run that met a bug of ours."""
-        self._finish(run, internal_error(self._log, self._new_id, error, {"model": run.model.resource_name}))
+        self.finish(run, self.bug(run.model, error))
+
+    def bug(self, model: LoadedModel, error: Exception) -> CellServeError:
+        """Logs a bug of ours; what its callers see of it."""
+        return internal_error(self._log, self._new_id, error, {"model": model.resource_name})
+
+    def steps_over(self, block: StepBlock, model: LoadedModel, count: int, outcome: str) -> None:
+        """So many steps of a block are answered."""
+        self._blocks[block] -= count
+        if not self._blocks[block]:
+            del self._blocks[block]
+        self._count_out(model, count, count * block.step_bytes, outcome)
+
+    def refuse_step(self, block: StepBlock, model: LoadedModel, step: int, error: CellServeError | None) -> None:
+        """A step of a block is not applied.
+
+        Args:
+            error: why; None: its session has ended.
+        """
+        session = block.sink.session_at(int(block.positions[step]))
+        if error is None:
+            error = self._sessions.ended_error(session)
+        block.sink.fail(int(block.positions[step]), error)
+        self.steps_over(block, model, 1, outcome_of(error))
+        if not session.ended and session.life == int(block.lives[step]):
+            session.vacate()
+        self.go_on(session)
+
+    def go_on(self, session: Session) -> None:
+        """Lets what waits for a session begin, until one is a run that takes time."""
+        while session.active is None and (action := session.next_in_line()) is not None:
+            action()
+
+    def _settle_without_steps(self, run: Run) -> None:
+        """A run of no steps or no rows: nothing moves."""
+        leaves: Sequence[Array] | None = None
+        if run.return_state:
+            leaves = run.session.read_state() if run.session is not None else run.initial_leaves
+            if leaves is None:
+                leaves = [np.zeros((run.rows, size), run.model.description.dtype) for size in run.model.leaf_sizes]
+        step_count = run.session.step_count if run.session is not None else 0
+        kept = None if leaves is None else list(leaves)
+        run.result = RunResult(run.outputs, kept, step_count, run.steps, replayed=False)
+        self._settle(run, None)
+
+    def _settle(self, run: Run, error: CellServeError | None) -> None:
+        """Answers."""
+        run.error = error
+        self._runs.discard(run)
+        if run.session is not None and run.session.active is run:
+            run.session.vacate()
+        self._count_out(run.model, 1, run.size_bytes, outcome_of(error))
+        if run.on_done is not None:
+            run.on_done(run)
 
     def _observe_whole(self, run: Run, seconds: float) -> None:
         label = metrics_label(run.model)
         self._metrics.tick(label, run.rows, seconds)
         self._metrics.steps(label, run.steps)
 
-    async def _step(self, lane: Lane, runs: Sequence[Run]) -> int:
-        batch = gather(lane.slab, runs)
-        outputs, leaves = await self._compute(lane, batch)
-        scatter(lane.slab, batch, outputs, leaves)
-        return batch.rows
 
-    async def _compute(self, lane: Lane, batch: Batch) -> tuple[list[Array], list[Array]]:
-        """The cell, once for the batch: on the loop when that is short, else in the compute thread."""
-        predicted = lane.predicted_seconds(batch.rows)
-        network = lane.model.network
-        if predicted is not None and predicted * 1e6 < self._config.inline_tick_us:
-            return network.step(batch.inputs, batch.leaves)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, network.step, batch.inputs, batch.leaves)
-
-    # --- how a run ends ---------------------------------------------------------------------------------------
-
-    def _commit(self, lane: Lane, run: Run) -> None:
-        session = run.session
-        if session is not None and session.ended:
-            self._still_wanted(run)  # Its end refused it.
-            return
-        leaves = lane.slab.read(run.work_rows) if run.return_state else None
-        if session is not None:
-            if not run.replaying:
-                self._move(lane, session, run)
-            self._sessions.renew(session)
-        if run.replaying:
-            self._metrics.replay(lane.label)
-        else:
-            self._metrics.steps(lane.label, run.steps)
-        step_count = session.step_count if session is not None else 0
-        run.result = RunResult(run.outputs, leaves, step_count, run.steps, run.replaying)
-        self._finish(run, None)
-
-    def _move(self, lane: Lane, session: Session, run: Run) -> None:
-        """Makes the run's rows the session's state, and keeps those from before it for a repeat."""
-        lane.slab.give_back(session.previous_rows)
-        session.previous_rows = session.state_rows
-        session.state_rows = run.work_rows
-        run.work_rows = ()
-        session.last_run = LastRun(run.run_id, session.step_count, run.steps, run.input_digest) if run.run_id else None
-        session.step_count += run.steps
-
-    def _settle_without_steps(self, lane: Lane, run: Run) -> None:
-        """A run of no steps or no rows: nothing moves."""
-        leaves: list[Array] | None = None
-        if run.return_state and run.session is not None:
-            leaves = lane.slab.read(run.session.state_rows)
-        elif run.return_state and run.initial_leaves is not None:
-            leaves = list(run.initial_leaves)
-        elif run.return_state:
-            leaves = [np.zeros((run.rows, size), run.model.description.dtype) for size in run.model.leaf_sizes]
-        step_count = run.session.step_count if run.session is not None else 0
-        run.result = RunResult(run.outputs, leaves, step_count, run.steps, replayed=False)
-        self._settle(run, None)
-
-    def _finish(self, run: Run, error: CellServeError | None) -> None:
-        """Answers a run that had begun, and lets what waits for its session begin."""
-        self._settle(run, error)
-        session = run.session
-        while session is not None and session.waiting and session.active is None:
-            session.waiting.popleft()()
-
-    def _settle(self, run: Run, error: CellServeError | None) -> None:
-        """Gives the run's rows back and answers."""
-        run.error = error
-        self._runs.discard(run)
-        self._queued_bytes -= run.size_bytes
-        if run.work_rows:
-            self.lanes[run.model].slab.give_back(run.work_rows)
-            run.work_rows = ()
-            self.lanes.tidy(run.model)
-        outcome = "ok" if error is None else OUTCOMES.get(type(error), "error")
-        self._metrics.run_done(metrics_label(run.model), outcome)
-        if run.session is not None and run.session.active is run:
-            run.session.active = None
-        if not self._runs:
-            self._idle.set()
-        self._room.set()
-        if run.on_done is not None:
-            run.on_done(run)
+def outcome_of(error: CellServeError | None) -> str:
+    """How metrics call the end of a run."""
+    return "ok" if error is None else OUTCOMES.get(type(error), "error")
 
 
 def draining_error() -> DrainingError:

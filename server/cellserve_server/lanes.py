@@ -1,9 +1,10 @@
-"""Lanes: what the engine keeps for each model - its slab, and how long its ticks take."""
+"""Lanes: what the engine keeps for each model - the seats of its sessions, and how long its ticks take."""
 
 from __future__ import annotations
 
 from cellserve_server.models import LoadedModel
-from cellserve_server.slab import Slab
+from cellserve_server.seats import Seats
+from cellserve_server.session import Session
 
 SMOOTHING = 0.2
 
@@ -14,33 +15,61 @@ def metrics_label(model: LoadedModel) -> str:
 
 
 class Lane:
-    """One model's slab and timings. Compared and hashed by identity.
+    """One model's seats and timings. Compared and hashed by identity.
 
     Attributes:
         model: the model version.
-        slab: the states of its sessions and runs.
         label: what metrics call the model.
     """
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
-        self.slab = Slab(model.leaf_sizes, model.description.dtype)
         self.label = metrics_label(model)
-        self._seconds: dict[int, float] = {}  # by the size class of the tick: the bit length of its rows
+        self._seats: dict[int, Seats[Session]] = {}
+        self._seconds: dict[int, float] = {}  # of one step, by the size class of the tick: the bit length of its rows
+
+    def seats(self, rows: int) -> Seats[Session]:
+        """The seats of its sessions of so many rows."""
+        seats = self._seats.get(rows)
+        if seats is None:
+            seats = self._seats[rows] = Seats(self.model.leaf_sizes, self.model.description.dtype, rows)
+        return seats
+
+    @property
+    def rows_in_use(self) -> int:
+        """The rows of states, and of the copies from before their last runs, that sessions have."""
+        return sum(2 * seats.taken * rows for rows, seats in list(self._seats.items()))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes set aside for states, whoever has them."""
+        return sum(seats.nbytes for seats in list(self._seats.values()))
 
     def predicted_seconds(self, rows: int) -> float | None:
-        """How long a tick of so many rows will take, from those of its size class before; None: none was seen yet."""
-        return self._seconds.get(rows.bit_length())
+        """How long a step of so many rows will take, by those before; None: none was seen yet.
+
+        It is what those of its size class took, at most what those of the next larger class took, or what those of the
+        next smaller one took, for each doubling twice.
+        """
+        size_class = rows.bit_length()
+        known = self._seconds.get(size_class)
+        if known is not None or not self._seconds:
+            return known
+        larger = [other for other in self._seconds if other > size_class]
+        if larger:
+            return self._seconds[min(larger)]
+        nearest = max(self._seconds)
+        return self._seconds[nearest] * 2.0 ** (size_class - nearest)
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learns how long a tick took."""
+        """Learns how long a step took."""
         size_class = rows.bit_length()
         known = self._seconds.get(size_class, seconds)
         self._seconds[size_class] = known + SMOOTHING * (seconds - known)
 
 
 class LaneTable:
-    """The lanes by model; a model that has gone keeps its lane until the last row is given back."""
+    """The lanes by model; a model that has gone keeps its lane until the last seat is given back."""
 
     def __init__(self) -> None:
         self._lanes: dict[LoadedModel, Lane] = {}
@@ -56,12 +85,12 @@ class LaneTable:
         return len(self._lanes)
 
     def slab_bytes(self) -> int:
-        """The bytes of all slabs, free rows too. May be called by another thread."""
-        return sum(lane.slab.nbytes for lane in list(self._lanes.values()))
+        """The bytes of all states, free places too. May be called by another thread."""
+        return sum(lane.nbytes for lane in list(self._lanes.values()))
 
     def slab_rows(self) -> int:
-        """The rows that are given out, of all slabs. May be called by another thread."""
-        return sum(lane.slab.rows_in_use for lane in list(self._lanes.values()))
+        """The rows that are given out, of all states. May be called by another thread."""
+        return sum(lane.rows_in_use for lane in list(self._lanes.values()))
 
     def forget(self, model: LoadedModel) -> None:
         """The model has gone: lets its lane go as soon as nobody uses it."""
@@ -71,6 +100,6 @@ class LaneTable:
 
     def tidy(self, model: LoadedModel) -> None:
         """Lets go of a lane that nobody uses whose model has gone."""
-        if model in self._gone and self._lanes[model].slab.rows_in_use == 0:
+        if model in self._gone and self._lanes[model].rows_in_use == 0:
             self._gone.discard(model)
             del self._lanes[model]

@@ -16,6 +16,7 @@ from cellserve.states import Structure, leaf_names, leaf_sizes, spec_to_proto
 from cellserve.tensors import Array
 from cellserve.v1 import model_pb2
 from cellserve_server.cells import Network, build_network, draw_weights
+from cellserve_server.input_digests import InputDigests
 from cellserve_server.weights import parameter_count, prepare_weights, weight_bytes, weights_digest
 
 MAX_STATE_LEAVES = 4096
@@ -121,6 +122,7 @@ class LoadedModel:
         leaf_sizes: the widths of the flattened state's leaves.
         leaf_names: what they are called in messages: ``state[0].c``.
         inputs: what one step of one row takes.
+        input_digests: checksums of steps of these inputs.
         outputs: what one step of one row gives.
         steppable: whether it can be stepped, not only run over whole sequences.
         digest: SHA-256 over description and weights, in hexadecimal.
@@ -139,6 +141,7 @@ class LoadedModel:
         "description",
         "digest",
         "expire_time",
+        "input_digests",
         "inputs",
         "leaf_names",
         "leaf_sizes",
@@ -174,6 +177,7 @@ class LoadedModel:
         self.leaf_sizes = tuple(leaf_sizes(self.structure))
         self.leaf_names = tuple(leaf_names(self.structure))
         self.inputs: tuple[ArraySpec, ...] = description.inputs
+        self.input_digests = InputDigests(self.inputs)
         self.outputs: tuple[ArraySpec, ...] = description.outputs
         self.steppable = description.steppable
         self.digest = draft.digest

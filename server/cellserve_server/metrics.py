@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from cellserve.errors import all_reasons
+from cellserve_server.tallies import Observations, Tally, Teller
 
 OUTCOMES = ("ok", "error", "cancelled", "deadline")
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
@@ -29,12 +30,12 @@ TICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 class _ModelMetrics:
     """One model's children: looking labels up costs more than counting."""
 
-    steps: Counter
+    steps: Tally
     replays: Counter
-    ticks: Counter
-    tick_rows: Histogram
-    tick_seconds: Histogram
-    runs: dict[str, Counter]
+    ticks: Tally
+    tick_rows: Observations
+    tick_seconds: Observations
+    runs: dict[str, Tally]
 
 
 class RpcMetrics:
@@ -43,8 +44,8 @@ class RpcMetrics:
     def __init__(self, metrics: Metrics, grpc_type: str, service: str, method: str) -> None:
         labels = (grpc_type, service, method)
         self.started = metrics.rpc_started.labels(*labels)
-        self.received = metrics.rpc_received.labels(*labels)
-        self.sent = metrics.rpc_sent.labels(*labels)
+        self.received = metrics.teller.counter(metrics.rpc_received.labels(*labels))
+        self.sent = metrics.teller.counter(metrics.rpc_sent.labels(*labels))
         self.seconds = metrics.rpc_seconds.labels(*labels)
         self._labels = labels
         self._handled = metrics.rpc_handled
@@ -77,6 +78,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.teller = Teller()
+        self.registry.register(self.teller)  # The first that is asked.
         self._models: dict[str, _ModelMetrics] = {}
         self._make_rpc_metrics()
         self._make_engine_metrics()
@@ -166,21 +169,21 @@ class Metrics:
     def tick(self, model: str, rows: int, seconds: float) -> None:
         """The engine passed once over so many rows of a model."""
         children = self._of(model)
-        children.ticks.inc()
+        children.ticks.count += 1
         children.tick_rows.observe(rows)
         children.tick_seconds.observe(seconds)
 
     def steps(self, model: str, count: int) -> None:
         """So many steps of a model were applied."""
-        self._of(model).steps.inc(count)
+        self._of(model).steps.count += count
 
     def replay(self, model: str) -> None:
         """A repeated run was answered again."""
         self._of(model).replays.inc()
 
-    def run_done(self, model: str, outcome: str) -> None:
-        """A run ended: ``ok``, ``error``, ``cancelled`` or ``deadline``."""
-        self._of(model).runs[outcome].inc()
+    def runs_done(self, model: str, outcome: str, count: int) -> None:
+        """So many runs ended: ``ok``, ``error``, ``cancelled`` or ``deadline``."""
+        self._of(model).runs[outcome].count += count
 
     def session_created(self) -> None:
         """A session was made."""
@@ -201,11 +204,11 @@ class Metrics:
         if len(self._models) >= MAX_MODEL_LABELS and model != OTHER_MODELS:
             return self._of(OTHER_MODELS)
         children = self._models[model] = _ModelMetrics(
-            steps=self._steps.labels(model),
+            steps=self.teller.counter(self._steps.labels(model)),
             replays=self._replays.labels(model),
-            ticks=self._ticks.labels(model),
-            tick_rows=self._tick_rows.labels(model),
-            tick_seconds=self._tick_seconds.labels(model),
-            runs={outcome: self._runs.labels(model, outcome) for outcome in OUTCOMES},
+            ticks=self.teller.counter(self._ticks.labels(model)),
+            tick_rows=self.teller.histogram(self._tick_rows.labels(model)),
+            tick_seconds=self.teller.histogram(self._tick_seconds.labels(model)),
+            runs={outcome: self.teller.counter(self._runs.labels(model, outcome)) for outcome in OUTCOMES},
         )
         return children

@@ -11,7 +11,8 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.engine import Engine, draining_error
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel, ModelRepository
-from cellserve_server.sessions import Session, SessionKey, SessionSnapshot, SessionTable
+from cellserve_server.session import Session, SessionKey, SessionSnapshot
+from cellserve_server.sessions import SessionTable
 
 EXPIRY_TIMER_MIN_S = 1.0
 EXPIRY_TIMER_MAX_S = 3600.0
@@ -43,6 +44,7 @@ class SessionOperations:
         self._metrics = metrics
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = 0.0  # unix seconds
         metrics.watch(
             queue_runs=lambda: self.engine.queued_runs,
             queue_bytes=lambda: self.engine.queued_bytes,
@@ -75,21 +77,16 @@ class SessionOperations:
         self._models.acquire(model)
         try:
             session = self.sessions.create(
-                key, model, batch_size, self._config.default_ttl_s if ttl_s is None else ttl_s
+                key,
+                model,
+                batch_size,
+                self._config.default_ttl_s if ttl_s is None else ttl_s,
+                self.engine.lanes[model].seats(max(batch_size, 1)),
             )
-        except CellServeError:
+        except (CellServeError, MemoryError):
             self._models.release(model)
             raise
-        slab = self.engine.lanes[model].slab
-        try:
-            session.state_rows = slab.take(session.rows)
-        except MemoryError:
-            self.sessions.end(session, "no_memory")
-            raise
-        if leaves is None:
-            slab.zero(session.state_rows)
-        else:
-            slab.write(session.state_rows, leaves)
+        session.write_state(leaves)
         self._metrics.session_created()
         self._watch_expiry(session.expire_time)
         return session
@@ -104,8 +101,7 @@ class SessionOperations:
 
         def read() -> SessionSnapshot:
             self.sessions.check_life(session, "")
-            slab = self.engine.lanes[session.model].slab
-            return session.snapshot(slab.read(session.state_rows) if with_state else None)
+            return session.snapshot(session.read_state() if with_state else None)
 
         return await self.engine.in_turn(session, read)
 
@@ -171,8 +167,7 @@ class SessionOperations:
 
         def fork() -> SessionSnapshot:
             self.sessions.check_life(session, uid)
-            leaves = self.engine.lanes[session.model].slab.read(session.state_rows)
-            copy = self.create(new_key, session.model, session.batch_size, session.ttl_s, leaves)
+            copy = self.create(new_key, session.model, session.batch_size, session.ttl_s, session.read_state())
             copy.step_count = session.step_count
             return copy.snapshot()
 
@@ -192,13 +187,7 @@ class SessionOperations:
 
     def _begin_life(self, session: Session, uid: str, cause: str, leaves: Sequence[Array] | None) -> None:
         self.sessions.check_life(session, uid)
-        slab = self.engine.lanes[session.model].slab
-        if leaves is None:
-            slab.zero(session.state_rows)
-        else:
-            slab.write(session.state_rows, leaves)
-        slab.give_back(session.previous_rows)
-        session.previous_rows = ()
+        session.write_state(leaves)
         self.sessions.begin_life(session, cause)
 
     def _release(self, session: Session) -> None:
@@ -208,13 +197,14 @@ class SessionOperations:
 
     def _watch_expiry(self, expire_time: float) -> None:
         """Sees to it that the timer rings for this time; never more often than once a second."""
-        loop = asyncio.get_running_loop()
-        wait_s = min(max(expire_time - self._clock(), EXPIRY_TIMER_MIN_S), EXPIRY_TIMER_MAX_S)
+        now = self._clock()
+        rings_at = min(max(expire_time, now + EXPIRY_TIMER_MIN_S), now + EXPIRY_TIMER_MAX_S)
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + wait_s:
+            if self._rings_at <= rings_at:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(wait_s, self._expire)
+        self._rings_at = rings_at
+        self._timer = asyncio.get_running_loop().call_later(rings_at - now, self._expire)
 
     def _expire(self) -> None:
         self._timer = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from cellserve.errors import FieldInvalidError
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
@@ -10,17 +12,26 @@ from cellserve_server.encoding import require_answer_fits
 from cellserve_server.fields import output_mode_of, require_steppable, step_number_of
 from cellserve_server.models import LoadedModel
 from cellserve_server.runs import Run
-from cellserve_server.sessions import Session
+from cellserve_server.session import Session
 
 SMALLER_BATCH = "use a smaller batch"
 SHORTER_SEQUENCE = "ask for outputs LAST or NONE, or send the sequence in shorter pieces"
 
 
-def run_of_call(request: messages.CallRequest, model: LoadedModel, deadline: float | None, config: ServerConfig) -> Run:
-    """One step from a state that comes along.
+class Caller(NamedTuple):
+    """Who waits for an answer.
 
-    Args:
-        deadline: on the engine's clock; None: never. The same in all functions here.
+    Attributes:
+        client: from where the request came; clients share ticks fairly.
+        deadline: until when the answer is of use, on the engine's clock; None: for ever.
+    """
+
+    client: str
+    deadline: float | None
+
+
+def run_of_call(request: messages.CallRequest, model: LoadedModel, caller: Caller, config: ServerConfig) -> Run:
+    """One step from a state that comes along.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
@@ -29,11 +40,19 @@ def run_of_call(request: messages.CallRequest, model: LoadedModel, deadline: flo
     require_steppable(model, "a single step")
     inputs, rows = step_inputs(model, request.inputs, None, config)
     leaves = state_leaves(model, request.state, rows, "state") if request.HasField("state") else None
-    run = Run(model, inputs, rows=rows, initial_leaves=leaves, deadline=deadline, return_state=True)
+    run = Run(
+        model,
+        inputs,
+        rows=rows,
+        initial_leaves=leaves,
+        deadline=caller.deadline,
+        return_state=True,
+        client=caller.client,
+    )
     return _fitting(run, config, SMALLER_BATCH)
 
 
-def run_of_step(request: messages.StepRequest, session: Session, deadline: float | None, config: ServerConfig) -> Run:
+def run_of_step(request: messages.StepRequest, session: Session, caller: Caller, config: ServerConfig) -> Run:
     """One step of a session.
 
     Raises:
@@ -48,13 +67,14 @@ def run_of_step(request: messages.StepRequest, session: Session, deadline: float
         uid=request.uid,
         expected_step=_expected_step_of(request),
         run_id=request.run_id,
-        deadline=deadline,
+        deadline=caller.deadline,
+        client=caller.client,
     )
     return _fitting(run, config, SMALLER_BATCH)
 
 
 def run_of_session_sequence(
-    request: messages.RunSequenceRequest, session: Session, deadline: float | None, config: ServerConfig
+    request: messages.RunSequenceRequest, session: Session, caller: Caller, config: ServerConfig
 ) -> Run:
     """Many steps of a session.
 
@@ -73,7 +93,8 @@ def run_of_session_sequence(
         lengths=sequence.lengths,
         expected_step=_expected_step_of(request),
         run_id=request.run_id,
-        deadline=deadline,
+        deadline=caller.deadline,
+        client=caller.client,
         outputs=output_mode_of(request.outputs),
         return_state=request.return_state,
     )
@@ -81,7 +102,7 @@ def run_of_session_sequence(
 
 
 def run_of_plain_sequence(
-    request: messages.RunSequenceRequest, model: LoadedModel, deadline: float | None, config: ServerConfig
+    request: messages.RunSequenceRequest, model: LoadedModel, caller: Caller, config: ServerConfig
 ) -> Run:
     """Many steps without a session. Its run_id is not read: nothing moves, so a repeat is harmless.
 
@@ -101,7 +122,8 @@ def run_of_plain_sequence(
         rows=sequence.rows,
         initial_leaves=leaves,
         lengths=sequence.lengths,
-        deadline=deadline,
+        deadline=caller.deadline,
+        client=caller.client,
         outputs=output_mode_of(request.outputs),
         return_state=True,
     )

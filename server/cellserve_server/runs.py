@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from cellserve.errors import CellServeError, RunCancelledError
 from cellserve.tensors import Array
 from cellserve_server.models import LoadedModel
-from cellserve_server.sessions import Session
+from cellserve_server.session import Session
 
 
 class OutputMode(enum.Enum):
@@ -59,22 +59,24 @@ class Run:
         deadline: when the answer is of no more use, on the engine's clock; None: never.
         outputs: which outputs are wanted.
         return_state: whether the state after the run is wanted.
+        client: who sent it, for fairness between clients.
     """
 
     __slots__ = (
+        "client",
         "deadline",
         "error",
         "expected_step",
         "initial_leaves",
         "input_digest",
         "inputs",
+        "leaves",
         "lengths",
         "mode",
         "model",
         "on_done",
         "outputs",
         "position",
-        "read_rows",
         "refusal",
         "replaying",
         "result",
@@ -86,7 +88,6 @@ class Run:
         "steps",
         "time",
         "uid",
-        "work_rows",
     )
 
     def __init__(
@@ -104,6 +105,7 @@ class Run:
         deadline: float | None = None,
         outputs: OutputMode = OutputMode.ALL,
         return_state: bool = False,
+        client: Hashable = "",
     ) -> None:
         self.model = model
         self.inputs = inputs
@@ -117,6 +119,7 @@ class Run:
         self.deadline = deadline
         self.mode = outputs
         self.return_state = return_state
+        self.client = client
         self.time = int(inputs[0].shape[1])
         # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.
         self.steps: int = self.time if lengths is None else int(lengths.max(initial=0))
@@ -124,26 +127,30 @@ class Run:
         self.result: RunResult | None = None
         self.error: CellServeError | None = None
         self.refusal: CellServeError | None = None
-        # The engine's own: where the run is, and the slab rows that it reads and works on.
+        # The engine's own: where the run is, and its state there, which is nobody else's until it is committed.
         self.position = 0
         self.replaying = False
-        self.read_rows: tuple[int, ...] = ()
-        self.work_rows: tuple[int, ...] = ()
+        self.leaves: Sequence[Array] = ()
         self.outputs: list[Array] = []
         output_bytes = rows * self.output_time() * model.output_bytes_per_row
-        # What the run holds while it is here: what came with it, its outputs, and the rows that it works on.
+        # What the run holds while it is here: what came with it, its outputs, and the state that it works on.
         arrived = [*inputs, *(initial_leaves or ())]
         self.size_bytes = sum(array.nbytes for array in arrived) + output_bytes + rows * model.state_bytes_per_row
         self.input_digest = self._digest() if run_id else 0
 
     def cancel(self) -> None:
         """Takes the run back: it is dropped before its next tick, and its state stays as it was."""
-        self.refuse(RunCancelledError("the caller took the run back before it was done; nothing was applied"))
+        self.refuse(cancelled_error())
 
     def refuse(self, error: CellServeError) -> None:
         """Has the run fail with this error before its next tick, unless it is to fail already."""
         if self.refusal is None:
             self.refusal = error
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a single step of all its rows."""
+        return self.time == 1 and self.lengths is None
 
     def output_time(self) -> int:
         """The length of the time dimension of the wanted outputs."""
@@ -159,10 +166,20 @@ class Run:
             ]
 
     def _digest(self) -> int:
-        """A checksum of the inputs, so that a run_id that comes back with other inputs is found out."""
+        """A checksum of the inputs, so that a run_id that comes back with other inputs is found out.
+
+        That of a single step is the one that a block of steps has, for a step may be repeated by another way.
+        """
+        if self.is_step:
+            return int(self.model.input_digests.of_steps(self.inputs, self.rows)[0])
         digest = 0
         for array in self.inputs:
             digest = zlib.crc32(np.ascontiguousarray(array).data, digest)
         if self.lengths is not None:
             digest = zlib.crc32(np.ascontiguousarray(self.lengths).data, digest)
         return digest
+
+
+def cancelled_error() -> RunCancelledError:
+    """What a run is told that its caller took back."""
+    return RunCancelledError("the caller took the run back before it was done; nothing was applied")

@@ -1,41 +1,73 @@
-"""Which runs the next tick takes. Pure: no clock, no arrays, no I/O.
+"""What the next tick takes. Pure: no clock, no arrays, no I/O.
 
-Each lane (a model) has a queue of runs that are ready for a step. Lanes take turns, and within a lane runs do: a run
-that wants more steps goes to the end of its lane again. So with N ready runs ahead of it in its lane and L lanes with
-work, a run's next step waits at most ``L * N`` ticks and the one under way, however long the sequences are that it
-shares them with; far fewer as ticks take many runs at once.
+Work lies in lanes (the single steps of a model's sessions, its longer runs), and within a lane by client. Lanes take
+turns, and within a tick clients do: each gets an equal share of the tick's rows, and what is left over goes round
+again. Who was not served comes first the next time; what wants another step goes to the end of its client's line.
+
+So, with L lanes that have work and C clients in a lane, the first work in a client's line is in the L-th tick from now
+at the latest if its rows fit into a C-th of a tick, and in the (L * C)-th whatever its rows: no number of sequences,
+however long, and no other client's backlog, holds it up for longer.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Lane = TypeVar("Lane", bound=Hashable)
-R = TypeVar("R")
+Item = TypeVar("Item")
 
 
-class Scheduler(Generic[Lane, R]):
-    """Ready runs by lane.
+class Taken(NamedTuple, Generic[Item]):
+    """What a tick takes of an item: so many of its positions, from where the last tick that took of it has stopped."""
+
+    item: Item
+    positions: int
+
+
+class _Waiting(Generic[Item]):
+    """An item in line: positions that can be taken apart, of so many rows each."""
+
+    __slots__ = ("item", "positions", "rows")
+
+    def __init__(self, item: Item, rows: int, positions: int) -> None:
+        self.item = item
+        self.rows = rows
+        self.positions = positions
+
+
+class Scheduler(Generic[Lane, Item]):
+    """Ready work by lane and client.
 
     Args:
-        max_tick_rows: rows that one tick takes at most; a larger run is taken alone.
+        max_tick_rows: rows that one tick takes at most; a larger position is taken alone.
     """
 
     def __init__(self, max_tick_rows: int) -> None:
         self._max_tick_rows = max_tick_rows
-        self._lanes: dict[Lane, deque[tuple[R, int]]] = {}
+        self._lanes: dict[Lane, OrderedDict[Hashable, deque[_Waiting[Item]]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
-    def add(self, lane: Lane, run: R, rows: int) -> None:
-        """Puts a run that is ready for a step at the end of its lane."""
-        self._lanes.setdefault(lane, deque()).append((run, rows))
+    def add(self, lane: Lane, client: Hashable, item: Item, rows: int, positions: int = 1) -> None:
+        """Puts work that is ready at the end of its client's line.
 
-    def next_tick(self) -> tuple[Lane, list[R]]:
-        """Takes the runs of the next tick: the lane whose turn it is, its runs in order until the rows are full.
+        Args:
+            rows: of each position.
+            positions: independent parts of the item, at least 1.
+        """
+        clients = self._lanes.get(lane)
+        if clients is None:
+            clients = self._lanes[lane] = OrderedDict()
+        line = clients.get(client)
+        if line is None:
+            line = clients[client] = deque()
+        line.append(_Waiting(item, rows, positions))
+
+    def next_tick(self) -> tuple[Lane, list[Taken[Item]]]:
+        """Takes the work of the next tick, of the lane whose turn it is.
 
         Raises:
             LookupError: nothing is ready.
@@ -43,13 +75,47 @@ class Scheduler(Generic[Lane, R]):
         if not self._lanes:
             raise LookupError("nothing is ready")
         lane = next(iter(self._lanes))
-        waiting = self._lanes.pop(lane)
-        taken: list[R] = []
-        rows_taken = 0
-        while waiting and (not taken or rows_taken + waiting[0][1] <= self._max_tick_rows):
-            run, rows = waiting.popleft()
-            taken.append(run)
-            rows_taken += rows
-        if waiting:
-            self._lanes[lane] = waiting  # At the end of the dict: the other lanes come first.
+        clients = self._lanes.pop(lane)
+        taken = self._deal(clients)
+        if clients:
+            self._lanes[lane] = clients  # At the end of the dict: the other lanes come first.
         return lane, taken
+
+    def _deal(self, clients: OrderedDict[Hashable, deque[_Waiting[Item]]]) -> list[Taken[Item]]:
+        taken: list[Taken[Item]] = []
+        left = self._max_tick_rows
+        while clients and left > 0:
+            share = max(left // len(clients), 1)
+            left_before = left
+            for client in list(clients):
+                line = clients[client]
+                # One position is due to everyone, if it fits at all; if it never would, it is taken alone.
+                allowed = min(max(share, line[0].rows), left) if taken else max(share, line[0].rows)
+                used = _take(line, allowed, taken)
+                if used:
+                    clients.move_to_end(client)
+                    left -= used
+                if not line:
+                    del clients[client]
+                if left <= 0:
+                    break
+            if left == left_before:
+                break  # Nobody's next position fits any more.
+        return taken
+
+
+def _take(line: deque[_Waiting[Item]], rows: int, taken: list[Taken[Item]]) -> int:
+    """Takes up to so many rows from a line; returns how many."""
+    used = 0
+    while line:
+        first = line[0]
+        positions = min((rows - used) // first.rows, first.positions)
+        if positions <= 0:
+            break
+        taken.append(Taken(first.item, positions))
+        used += positions * first.rows
+        first.positions -= positions
+        if first.positions:
+            break
+        line.popleft()
+    return used

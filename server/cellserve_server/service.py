@@ -38,13 +38,14 @@ from cellserve_server.models import ModelRepository
 from cellserve_server.operations import SessionOperations
 from cellserve_server.requests import RequestMemory
 from cellserve_server.run_requests import (
+    Caller,
     run_of_call,
     run_of_plain_sequence,
     run_of_session_sequence,
     run_of_step,
 )
 from cellserve_server.security import tenant_of
-from cellserve_server.sessions import Session, SessionKey
+from cellserve_server.session import Session, SessionKey
 from cellserve_server.streams import Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -85,7 +86,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
     async def Call(self, request: messages.CallRequest, context: Context) -> messages.CallResponse:
         """One step without a session."""
         model = self._models.resolve(tenant_of(context), request.model)
-        run = run_of_call(request, model, self._deadline_of(context), self._config)
+        run = run_of_call(request, model, self._caller_of(context), self._config)
         result = await self._engine.execute(run)
         return messages.CallResponse(
             outputs=step_outputs(model, result, run.rows), state=state_message(model, result.leaves)
@@ -94,7 +95,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
     async def Step(self, request: messages.StepRequest, context: Context) -> messages.StepResponse:
         """One step of a session."""
         session = self._session_of(context, request.name, request.uid)
-        run = run_of_step(request, session, self._deadline_of(context), self._config)
+        run = run_of_step(request, session, self._caller_of(context), self._config)
         result = await self._engine.execute(run)
         return messages.StepResponse(
             outputs=step_outputs(session.model, result, run.rows if session.batch_size else None),
@@ -107,13 +108,13 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         if bool(request.session) == bool(request.model):
             got = "both" if request.session else "neither"
             raise FieldInvalidError(f"session, model: expected exactly one of the two; got {got}")
-        deadline = self._deadline_of(context)
+        caller = self._caller_of(context)
         if request.session:
             session = self._session_of(context, request.session, request.uid, "session")
-            run = run_of_session_sequence(request, session, deadline, self._config)
+            run = run_of_session_sequence(request, session, caller, self._config)
         else:
             model = self._models.resolve(tenant_of(context), request.model)
-            run = run_of_plain_sequence(request, model, deadline, self._config)
+            run = run_of_plain_sequence(request, model, caller, self._config)
         result = await self._engine.execute(run)
         return messages.RunSequenceResponse(
             outputs=sequence_message(run.model, result),
@@ -135,7 +136,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
                 # The transport has lost the caller, which is no fault of ours: as if it had cancelled.
                 raise asyncio.CancelledError("the caller has gone") from error
 
-        await self._streams.serve(tenant_of(context), request_iterator, write)
+        await self._streams.serve(tenant_of(context), context.peer(), request_iterator, write)
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -256,9 +257,9 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
     def _session_of(self, context: Context, name: str, uid: str, field: str = "name") -> Session:
         return self._operations.sessions.get(self._key_of(context, name, field), uid)
 
-    def _deadline_of(self, context: Context) -> float | None:
+    def _caller_of(self, context: Context) -> Caller:
         remaining_s = context.time_remaining()
-        return None if remaining_s is None else self._engine.clock() + remaining_s
+        return Caller(context.peer(), None if remaining_s is None else self._engine.clock() + remaining_s)
 
     async def _once(
         self, tenant: str, request: Message, request_id: str, do: Callable[[], Coroutine[Any, Any, Answer]]

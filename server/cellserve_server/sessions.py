@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
 
-from cellserve.errors import CellServeError, QuotaExceededError, SessionExistsError, SessionNotFoundError
-from cellserve.tensors import Array
+from cellserve.errors import QuotaExceededError, SessionExistsError, SessionNotFoundError
 from cellserve_server.config import ServerConfig
+from cellserve_server.expiry import ExpiryQueue
 from cellserve_server.models import LoadedModel
+from cellserve_server.seats import LIFE, Seats
+from cellserve_server.session import Session, SessionKey
 
 QUOTA_RETRY_S = 1.0
 EXPIRED_AT_ONCE = 1000
@@ -20,138 +21,10 @@ _CAUSES = {
     "reset": "it was reset, which began a new life under another uid",
     "set": "its state was set, which began a new life under another uid",
     "unloaded": "its model was unloaded",
-    "no_memory": "there was no memory for its state",
     "unknown": "no session of that id is known here; it never was, ended long ago, or ended with an earlier server "
     "process, whose sessions were in its memory",
     "other_life": "it was another life of that id: the session was reset, set, or deleted and made again",
 }
-
-
-class SessionKey(NamedTuple):
-    """Whose session, and its id."""
-
-    tenant: str
-    id: str
-
-
-class LastRun(NamedTuple):
-    """What identifies the last run that was applied, so that its repeat is known."""
-
-    run_id: int
-    first_step: int
-    steps: int
-    input_digest: int
-
-
-class SessionSnapshot(NamedTuple):
-    """A session as it was at one moment, for answers; the fields are those of ``Session``.
-
-    ``leaves`` is a copy of the state, ``[rows, units]`` each, where it was asked for.
-    """
-
-    key: SessionKey
-    uid: str
-    model: LoadedModel
-    batch_size: int
-    step_count: int
-    last_run_id: int
-    ttl_s: float
-    create_time: float
-    expire_time: float
-    leaves: list[Array] | None = None
-
-
-class Work(Protocol):
-    """What is under way on a session: a run."""
-
-    def refuse(self, error: CellServeError) -> None:
-        """Has it fail with this error as soon as it can."""
-        ...
-
-
-class Session:
-    """A kept state of one model.
-
-    Attributes:
-        key: tenant and id.
-        uid: its life; new at creation, at reset and when the state is set.
-        model: the model version that it began on.
-        batch_size: as asked for; 0: one row, inputs and outputs without a batch dimension.
-        step_count: steps applied in this life.
-        ttl_s: seconds that it lives unused.
-        create_time, expire_time: unix seconds.
-        ended: why it is gone; empty while it lives.
-        state_rows, previous_rows: the slab rows of its state, and of the state before its last run.
-        active: the run under way.
-        waiting: what is to be done when the work before it is over, in the order in which it came.
-    """
-
-    __slots__ = (
-        "active",
-        "batch_size",
-        "create_time",
-        "ended",
-        "expire_time",
-        "key",
-        "last_run",
-        "model",
-        "previous_rows",
-        "serial",
-        "state_rows",
-        "step_count",
-        "ttl_s",
-        "uid",
-        "waiting",
-    )
-
-    def __init__(
-        self, key: SessionKey, uid: str, model: LoadedModel, batch_size: int, ttl_s: float, now: float
-    ) -> None:
-        self.key = key
-        self.uid = uid
-        self.model = model
-        self.batch_size = batch_size
-        self.ttl_s = ttl_s
-        self.create_time = now
-        self.expire_time = now + ttl_s
-        self.step_count = 0
-        self.serial = 0
-        self.ended = ""
-        self.state_rows: tuple[int, ...] = ()
-        self.previous_rows: tuple[int, ...] = ()
-        self.last_run: LastRun | None = None
-        self.active: Work | None = None
-        self.waiting: deque[Callable[[], None]] | None = None  # Made when something waits: most never need it.
-
-    @property
-    def rows(self) -> int:
-        """The rows that are stepped together, at least 1."""
-        return max(self.batch_size, 1)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a run is under way or waits."""
-        return self.active is not None or bool(self.waiting)
-
-    def snapshot(self, leaves: list[Array] | None = None) -> SessionSnapshot:
-        """The session as it is now."""
-        return SessionSnapshot(
-            self.key,
-            self.uid,
-            self.model,
-            self.batch_size,
-            self.step_count,
-            0 if self.last_run is None else self.last_run.run_id,
-            self.ttl_s,
-            self.create_time,
-            self.expire_time,
-            leaves,
-        )
-
-    @property
-    def state_bytes(self) -> int:
-        """The bytes of its state and of the copy from before its last run."""
-        return 2 * self.rows * self.model.state_bytes_per_row
 
 
 class SessionTable:
@@ -177,11 +50,10 @@ class SessionTable:
         self._on_end = on_end
         self._sessions: dict[SessionKey, Session] = {}
         self._tombstones: OrderedDict[SessionKey, tuple[str, str]] = OrderedDict()  # key -> (uid, cause)
-        # One entry a session, corrected when it comes up: renewing a session costs nothing here. Entries of sessions
-        # that ended otherwise stay as stale ones until they are half of the heap.
-        self._expiry: list[tuple[float, int, SessionKey]] = []
-        self._next_serial = 0
-        self._stale_entries = 0
+        self._expiry: ExpiryQueue[Session] = ExpiryQueue(
+            lambda session: session.expire_time, lambda session: bool(session.ended)
+        )
+        self._lives = 0
         self.state_bytes = 0
 
     def __len__(self) -> int:
@@ -219,12 +91,18 @@ class SessionTable:
         """What the users of a session that has ended are told."""
         return self._not_found(session.key, session.uid, self._sessions.get(session.key))
 
-    def create(self, key: SessionKey, model: LoadedModel, batch_size: int, ttl_s: float) -> Session:
-        """Makes a session; the caller gives it rows.
+    def create(
+        self, key: SessionKey, model: LoadedModel, batch_size: int, ttl_s: float, seats: Seats[Session]
+    ) -> Session:
+        """Makes a session; the caller gives it a state.
+
+        Args:
+            seats: those of the model and batch size.
 
         Raises:
             SessionExistsError: the id is taken.
             QuotaExceededError: the limit of sessions or of state bytes is reached.
+            MemoryError: there is no memory for its state.
         """
         now = self._clock()
         known = self._sessions.get(key)
@@ -234,35 +112,33 @@ class SessionTable:
                     f"session_id: expected an id that is free; {key.id!r} is taken", metadata={"session": key.id}
                 )
             self.end(known, "expired")
-        session = Session(key, self._new_id(), model, batch_size, ttl_s, now)
+        state_bytes = 2 * seats.rows * model.state_bytes_per_row
         self._require_quota("max_sessions", len(self) + 1, self._config.max_sessions)
-        self._require_quota("max_state_bytes", self.state_bytes + session.state_bytes, self._config.max_state_bytes)
+        self._require_quota("max_state_bytes", self.state_bytes + state_bytes, self._config.max_state_bytes)
+        session = Session(key, self._new_id(), model, batch_size, seats, self._next_life())
+        session.set_times(now, ttl_s)
         self._sessions[key] = session
-        self.state_bytes += session.state_bytes
-        self._next_serial += 1
-        session.serial = self._next_serial
-        heapq.heappush(self._expiry, (session.expire_time, session.serial, key))
+        self.state_bytes += state_bytes
+        self._expiry.add(session)
         return session
 
     def begin_life(self, session: Session, cause: str) -> None:
         """Gives a session a new uid; ``cause`` (reset, set) is what the old one's users are told."""
         self._bury(session.key, session.uid, cause)
         session.uid = self._new_id()
-        session.last_run = None
-        self.renew(session)
-
-    def renew(self, session: Session) -> None:
-        """Puts a session's expiry off, because it was used."""
-        session.expire_time = self._clock() + session.ttl_s
+        session.seats.words[session.base + LIFE] = self._next_life()
+        session.renew(self._clock())
 
     def end(self, session: Session, cause: str) -> None:
         """Takes a session out; ``cause`` is what its users are told."""
+        self._end(session, cause)
+        self._expiry.note_ended(self._sessions.values())
+
+    def _end(self, session: Session, cause: str) -> None:
         session.ended = cause
         del self._sessions[session.key]
         self.state_bytes -= session.state_bytes
         self._bury(session.key, session.uid, cause)
-        if session.serial:
-            self._drop_expiry_entry()
         self._on_end(session)
 
     def expire_due(self, limit: int = EXPIRED_AT_ONCE) -> float | None:
@@ -276,25 +152,18 @@ class SessionTable:
         """
         now = self._clock()
         for _ in range(limit):
-            if not self._expiry:
-                return None
-            due, serial, key = self._expiry[0]
-            if due > now:
-                return due
-            session = self._sessions.get(key)
-            if session is None or session.serial != serial:
-                heapq.heappop(self._expiry)
-                self._stale_entries -= 1
+            session = self._expiry.pop(now)
+            if session is None:
+                break
+            if session.ended:
                 continue
             if session.busy:
-                self.renew(session)
+                session.renew(now)
             if session.expire_time > now:
-                heapq.heapreplace(self._expiry, (session.expire_time, serial, key))
+                self._expiry.add(session)
             else:
-                heapq.heappop(self._expiry)
-                session.serial = 0  # It has no entry any more.
-                self.end(session, "expired")
-        return self._expiry[0][0] if self._expiry else None
+                self._end(session, "expired")
+        return self._expiry.next_time()
 
     def list_after(self, tenant: str, after_id: str, limit: int, model: str = "") -> tuple[list[Session], int]:
         """A page of a tenant's sessions by id, from the first above ``after_id``, and how many there are in all.
@@ -313,12 +182,9 @@ class SessionTable:
         page = heapq.nsmallest(limit, (id_ for id_ in chosen if id_ > after_id))
         return [chosen[id_] for id_ in page], len(chosen)
 
-    def _drop_expiry_entry(self) -> None:
-        self._stale_entries += 1
-        if self._stale_entries > max(len(self._expiry) // 2, 1024):
-            self._expiry = [(live.expire_time, live.serial, live.key) for live in self._sessions.values()]
-            heapq.heapify(self._expiry)
-            self._stale_entries = 0
+    def _next_life(self) -> int:
+        self._lives += 1
+        return self._lives
 
     def _require_quota(self, quota: str, wanted: int, limit: int) -> None:
         if wanted > limit:

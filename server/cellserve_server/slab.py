@@ -1,4 +1,4 @@
-"""The states of one model's sessions and runs: one array per state part, rows given out and taken back."""
+"""The states of one model's sessions of one batch size: an array for each leaf, with two places for every session."""
 
 from __future__ import annotations
 
@@ -9,85 +9,60 @@ import numpy as np
 
 from cellserve.tensors import Array
 
-INITIAL_ROWS = 64
-
 
 class Slab:
-    """Arrays ``[capacity, units]``, one for each leaf of the state, that grow by doubling.
+    """Arrays ``[2 * seats, rows, units]``, one for each leaf of the state.
 
-    A row's contents are undefined when it is taken: the taker writes before it reads. So nobody sees what the row's
-    last owner left.
+    Seat s has the places 2s and 2s + 1: the state, and the one from before the last run, change roles at each commit,
+    so that nothing is copied and nothing has to be undone. What a place holds is undefined until it is written; who
+    takes a seat writes before reading, so nobody sees what the last owner left.
 
     Args:
         leaf_sizes: the width of each leaf.
         dtype: the element type of all leaves.
+        rows: of each place.
+        seats: how many there are at first.
     """
 
-    def __init__(self, leaf_sizes: Sequence[int], dtype: np.dtype[Any]) -> None:
+    def __init__(self, leaf_sizes: Sequence[int], dtype: np.dtype[Any], rows: int, seats: int) -> None:
+        self._rows = rows
         self._sizes = tuple(leaf_sizes)
-        self._dtype = dtype
-        self._clear()
-
-    @property
-    def capacity(self) -> int:
-        """Rows that there is room for."""
-        return self._capacity
-
-    @property
-    def rows_in_use(self) -> int:
-        """Rows that are given out."""
-        return self._capacity - len(self._free)
+        self._arrays = [np.zeros((2 * seats, rows, size), dtype) for size in self._sizes]
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the arrays, free rows too."""
+        """The bytes of the arrays, whoever uses them."""
         return sum(array.nbytes for array in self._arrays)
 
-    def take(self, count: int) -> tuple[int, ...]:
-        """Gives out rows; their contents are undefined."""
-        while len(self._free) < count:
-            self._grow()
-        rows = tuple(self._free[len(self._free) - count :])
-        del self._free[len(self._free) - count :]
-        return rows
-
-    def give_back(self, rows: tuple[int, ...]) -> None:
-        """Takes rows back. When nobody holds any, the memory of a slab that had grown is let go."""
-        self._free.extend(rows)
-        assert len(self._free) <= self._capacity, "rows given back twice"
-        if len(self._free) == self._capacity > INITIAL_ROWS:
-            self._clear()
-
-    def read(self, rows: Sequence[int]) -> list[Array]:
-        """A copy of these rows of every leaf, ``[len(rows), units]`` each."""
-        index = np.array(rows, dtype=np.intp)
-        return [array.take(index, axis=0) for array in self._arrays]
-
-    def write(self, rows: Sequence[int], leaves: Sequence[Array]) -> None:
-        """Overwrites these rows of every leaf with ``[len(rows), units]``."""
-        index = np.array(rows, dtype=np.intp)
-        for array, leaf in zip(self._arrays, leaves, strict=True):
-            array[index] = leaf
-
-    def zero(self, rows: Sequence[int]) -> None:
-        """Sets these rows of every leaf to 0."""
-        index = np.array(rows, dtype=np.intp)
+    def grow(self, seats: int) -> None:
+        """Makes room for so many seats in all. What is there stays."""
         for array in self._arrays:
-            array[index] = 0
+            # Large arrays are moved by the system's page tables, not copied. Nobody else holds them: reading copies.
+            array.resize((2 * seats, *array.shape[1:]), refcheck=False)
 
-    def copy(self, source: Sequence[int], target: Sequence[int]) -> None:
-        """Copies rows onto other rows."""
-        self.write(target, self.read(source))
+    def read(self, places: Array) -> list[Array]:
+        """A copy of these places of every leaf, ``[len(places) * rows, units]`` each."""
+        count = len(places) * self._rows
+        return [
+            array.take(places, axis=0).reshape(count, size)
+            for array, size in zip(self._arrays, self._sizes, strict=True)
+        ]
 
-    def _clear(self) -> None:
-        self._capacity = INITIAL_ROWS
-        self._arrays = [np.zeros((INITIAL_ROWS, size), self._dtype) for size in self._sizes]
-        self._free = list(range(INITIAL_ROWS - 1, -1, -1))
+    def write(self, places: Array, leaves: Sequence[Array]) -> None:
+        """Overwrites these places of every leaf with ``[len(places) * rows, units]``."""
+        for array, leaf, size in zip(self._arrays, leaves, self._sizes, strict=True):
+            array[places] = leaf.reshape(len(places), self._rows, size)
 
-    def _grow(self) -> None:
-        grown = [np.zeros((2 * self._capacity, size), self._dtype) for size in self._sizes]
-        for old, new in zip(self._arrays, grown, strict=True):
-            new[: self._capacity] = old
-        self._arrays = grown
-        self._free[:0] = range(2 * self._capacity - 1, self._capacity - 1, -1)
-        self._capacity *= 2
+    def read_one(self, place: int) -> list[Array]:
+        """A copy of one place of every leaf, ``[rows, units]`` each."""
+        return [array[place].copy() for array in self._arrays]
+
+    def write_one(self, place: int, leaves: Sequence[Array]) -> None:
+        """Overwrites one place of every leaf with ``[rows, units]``."""
+        for array, leaf in zip(self._arrays, leaves, strict=True):
+            array[place] = leaf
+
+    def zero(self, place: int) -> None:
+        """Sets one place of every leaf to 0."""
+        for array in self._arrays:
+            array[place] = 0

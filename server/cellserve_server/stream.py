@@ -15,23 +15,15 @@ from functools import partial
 
 from google.rpc import status_pb2
 
-from cellserve.errors import (
-    CellServeError,
-    DrainingError,
-    FieldInvalidError,
-    QueueFullError,
-    SessionNotFoundError,
-    status_of,
-)
-from cellserve.tensors import Array
+from cellserve.errors import CellServeError, FieldInvalidError, SessionNotFoundError, status_of
 from cellserve.v1 import stream_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES, duration_of
 from cellserve_server.engine import draining_error
+from cellserve_server.handles import Handle
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
-from cellserve_server.runs import Run
-from cellserve_server.sessions import Session, SessionKey
+from cellserve_server.step_submission import StepSubmission
 from cellserve_server.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.stream_groups import Group, Groups
 
@@ -50,6 +42,7 @@ class StepStream:
         operations: the sessions and the engine.
         refusals: told of every error that is answered here.
         groups: the stream's groups.
+        client: whose stream it is, for fairness between clients.
         write: sends a message; returns when the transport has taken it.
     """
 
@@ -59,6 +52,7 @@ class StepStream:
         operations: SessionOperations,
         refusals: Refusals,
         groups: Groups,
+        client: str,
         write: Callable[[Response], Awaitable[None]],
     ) -> None:
         self._config = config
@@ -66,6 +60,7 @@ class StepStream:
         self._engine = operations.engine
         self._refusals = refusals
         self._groups = groups
+        self._submission = StepSubmission(operations, client)
         self._write = write
         self._notices: deque[Response] = deque()  # the drain notice: one at most
         self._outbox: deque[Outgoing] = deque()  # answers with something to send
@@ -75,7 +70,9 @@ class StepStream:
         self._due_positions = 0
         self._deletions: set[asyncio.Task[None]] = set()
         self._bug: BaseException | None = None
+        self._waits_for_write = False
         self._taking = False
+        self._writing = False
         self._finishing = False
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
@@ -123,24 +120,31 @@ class StepStream:
             elif self._finishing and not self._taking:
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
-            if self._notices:
-                await self._write(self._notices.popleft())
+            if self._writing:
+                self._waits_for_write = True  # The reader does; a stream has one message on its way at a time.
+                await self._woken()
+                self._waits_for_write = False
+            elif self._notices:
+                await self._put(self._notices.popleft())
             elif self._outbox:
                 await self._send_part(self._outbox.popleft(), limit_bytes)
             elif self._due or self._taking or not (reader.done() or self._finishing):
                 # Everything that one tick finishes is noted before this goes on, and so goes out together.
-                self._wake.clear()
-                await self._wake.wait()
+                await self._woken()
             elif self._finishing:
                 raise draining_error()
             else:
                 return
 
+    async def _woken(self) -> None:
+        self._wake.clear()
+        await self._wake.wait()
+
     async def _send_part(self, answer: Outgoing, limit_bytes: int) -> None:
         message, last = answer.take(limit_bytes)
         if answer.ready and not last:
             self._outbox.append(answer)  # Behind the others: one large answer does not hold them up.
-        await self._write(message)
+        await self._put(message)
         if not last:
             return
         self._due.discard(answer)
@@ -167,6 +171,26 @@ class StepStream:
         answer = Answer(message)
         self._owe(answer)
         self._mark_ready(answer)
+
+    async def _answer_at_once(self, message: Response) -> None:
+        """Sends an answer from where its request was read, if nothing else is being sent: a turn of the loop less."""
+        if self._writing or self._outbox or self._notices:
+            self._answer(message)
+            return
+        self._taking = True  # It was read, so it is answered even when the server stops.
+        try:
+            await self._put(message)
+        finally:
+            self._taking = False
+            if self._outbox or self._notices or self._finishing or self._waits_for_write:
+                self._wake.set()
+
+    async def _put(self, message: Response) -> None:
+        self._writing = True
+        try:
+            await self._write(message)
+        finally:
+            self._writing = False
 
     # --- in ------------------------------------------------------------------------------------------------------
 
@@ -208,28 +232,36 @@ class StepStream:
         try:
             group = self._groups.get(request.group)
             self._check_columns(request)
-            inputs = group.columns.split(request.inputs, len(request.handles))
-            await self._wait_for_room(group, len(inputs))
+            count = len(request.handles)
+            inputs = group.columns.split(request.inputs, count)
+            if count == 1 and (stepped := self._submission.at_once(group, request, inputs)) is not None:
+                await self._answer_at_once(Response(stepped=stepped))
+                return
+            await self._wait_for_room(group, count)
         except CellServeError as error:
             stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=self._refused(error))
             self._answer(Response(stepped=stepped))
             return
-        if not inputs:
+        if not count:
             self._answer(Response(stepped=stream_pb2.Stepped(seq=request.seq, group=request.group)))
             return
-        size_bytes = len(inputs) * (group.columns.input_bytes + group.columns.output_bytes)
+        self._submission.submit(group, request, inputs, self._owed(group, request, count))
+
+    def _owed(self, group: Group, request: stream_pb2.Steps, count: int) -> PendingSteps:
+        """The answer to a Steps, which is due from now on."""
+        handles = request.handles
         pending = PendingSteps(
             request.seq,
             request.group,
             group.columns,
-            len(inputs),
-            size_bytes,
+            count,
+            session_of=lambda position: group.handles.get(handles[position]).session,
             on_ready=self._mark_ready,
             on_error=self._refusals.note,
         )
         self._owe(pending)
         self._pending[request.group, request.seq] = pending
-        self._submit(group, request, inputs, pending)
+        return pending
 
     async def _wait_for_room(self, group: Group, count: int) -> None:
         """Waits until the engine takes the whole message: were a step refused, the next one could overtake it.
@@ -268,47 +300,6 @@ class StepStream:
                     metadata={"field": field},
                 )
 
-    def _submit(
-        self, group: Group, request: stream_pb2.Steps, inputs: Sequence[tuple[Array, ...]], pending: PendingSteps
-    ) -> None:
-        count = len(inputs)
-        handles = list(request.handles)
-        expected_steps = list(request.expected_steps) or [-1] * count
-        run_ids = list(request.run_ids) or [0] * count
-        timeouts_ms = list(request.timeouts_ms) or [0] * count
-        now = self._engine.clock()
-        for position in range(count):
-            try:
-                group.columns.check(inputs[position], position)
-                session, uid = self._session_of(group, handles[position])
-                run = Run(
-                    group.model,
-                    inputs[position],
-                    rows=group.rows,
-                    session=session,
-                    uid=uid,
-                    expected_step=_expected_step_of(expected_steps[position]),
-                    run_id=run_ids[position],
-                    deadline=now + timeouts_ms[position] / 1000 if timeouts_ms[position] else None,
-                )
-                run.on_done = partial(pending.finish, position)
-                pending.add(position, run)
-                self._engine.submit(run)
-            except (QueueFullError, DrainingError) as error:
-                # The others would be refused too; and were one not, it would overtake a step before it.
-                for rest in range(position, count):
-                    pending.fail(rest, error)
-                return
-            except CellServeError as error:
-                pending.fail(position, error)
-
-    def _session_of(self, group: Group, handle: int) -> tuple[Session, str]:
-        known = group.handles.get(handle)
-        if known is None:
-            raise FieldInvalidError(f"handles: expected one that was opened in the group; got {handle}")
-        key, uid = known
-        return self._operations.sessions.get(key, uid), uid
-
     def _take_cancel(self, request: stream_pb2.Cancel) -> None:
         # What is not known was answered already: the two have crossed.
         pending = self._pending.get((request.group, request.seq))
@@ -341,11 +332,11 @@ class StepStream:
             self._bug = task.exception()
         self._mark_ready(answer)
 
-    async def _queue_deletions(self, sessions: Sequence[tuple[SessionKey, str]]) -> list[asyncio.Future[None]]:
+    async def _queue_deletions(self, sessions: Sequence[Handle]) -> list[asyncio.Future[None]]:
         deletions = []
-        for index, (key, uid) in enumerate(sessions):
+        for index, (session, uid, _) in enumerate(sessions):
             with contextlib.suppress(SessionNotFoundError):  # Gone already, which is what was wanted.
-                deletions.append(self._operations.delete(key, uid))
+                deletions.append(self._operations.delete(session.key, uid))
             if index % DELETIONS_PER_TURN == DELETIONS_PER_TURN - 1:
                 await asyncio.sleep(0)
         return deletions
@@ -355,9 +346,3 @@ async def _all_deleted(deletions: Sequence[asyncio.Future[None]]) -> None:
     for outcome in await asyncio.gather(*deletions, return_exceptions=True):
         if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFoundError):
             raise outcome
-
-
-def _expected_step_of(value: int) -> int | None:
-    if value < -1:
-        raise FieldInvalidError(f"expected_steps: expected -1 (not checked) or more; got {value}")
-    return None if value == -1 else value

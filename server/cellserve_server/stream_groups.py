@@ -21,10 +21,12 @@ from cellserve_server.columns import StepColumns
 from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES
 from cellserve_server.fields import batch_size_of, require_steppable, seconds_of, session_id_of
+from cellserve_server.handles import Handle, Handles
 from cellserve_server.models import LoadedModel, ModelRepository
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
-from cellserve_server.sessions import Session, SessionKey
+from cellserve_server.seats import Seats
+from cellserve_server.session import Session, SessionKey
 
 # What a name takes in an Opened at most: a uid and a step count, or an error cut to its reason.
 OPENED_BYTES_PER_NAME = 128
@@ -39,15 +41,19 @@ class Group:
         model: the version that all its sessions are of.
         batch_size: of all its sessions.
         columns: how a step of many of them lies in bytes.
-        handles: the key and the life (uid) of the session under each handle.
+        seats: where the states of sessions of this model and batch size are.
+        handles: the sessions by handle.
     """
 
-    def __init__(self, model: LoadedModel, asked_as: str, batch_size: int) -> None:
+    def __init__(
+        self, model: LoadedModel, asked_as: str, batch_size: int, seats: Seats[Session], max_handles: int
+    ) -> None:
         self.model = model
         self.batch_size = batch_size
         self.rows = max(batch_size, 1)
         self.columns = StepColumns(model, self.rows)
-        self.handles: dict[int, tuple[SessionKey, str]] = {}
+        self.seats = seats
+        self.handles = Handles(max_handles)
         self._names = {asked_as, model.resource_name}
 
     def require_same(self, model: str, batch_size: int) -> None:
@@ -136,7 +142,7 @@ class Groups:
             _shorten_errors(opened)
         return opened
 
-    def close(self, request: stream_pb2.Close) -> list[tuple[SessionKey, str]]:
+    def close(self, request: stream_pb2.Close) -> list[Handle]:
         """Forgets handles, or the whole group, and gives the sessions that were under them.
 
         Raises:
@@ -146,13 +152,13 @@ class Groups:
         if not request.handles:
             del self._groups[request.group]
             self._handles_in_use -= len(group.handles)
-            return list(group.handles.values())
+            return group.handles.values()
         handles = dict.fromkeys(request.handles)
         for handle in handles:
             if handle not in group.handles:
                 raise FieldInvalidError(f"handles: {handle} is not in use in group {request.group}")
         self._handles_in_use -= len(handles)
-        return [group.handles.pop(handle) for handle in handles]
+        return [group.handles.close(handle) for handle in handles]
 
     def _check_columns(self, request: stream_pb2.Open) -> None:
         names, handles = request.names, request.handles
@@ -186,7 +192,8 @@ class Groups:
             )
         model = self._models.resolve(self._tenant, request.model)
         require_steppable(model, "a stream of steps")
-        group = Group(model, request.model, batch_size)
+        seats = self._operations.engine.lanes[model].seats(max(batch_size, 1))
+        group = Group(model, request.model, batch_size, seats, self._config.max_stream_handles)
         most = self._config.max_message_bytes - ANSWER_OVERHEAD_BYTES
         if group.columns.output_bytes > most:
             raise FieldInvalidError(
@@ -210,7 +217,7 @@ class Groups:
                 f"batch_size: {name} was made with {session.batch_size}; got {group.batch_size}",
                 metadata={"session": key.id, "batch_size": str(session.batch_size)},
             )
-        group.handles[handle] = (key, session.uid)
+        group.handles.open(handle, session)
         self._handles_in_use += 1
         return session
 

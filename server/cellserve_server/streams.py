@@ -41,12 +41,15 @@ class Streams:
     async def serve(
         self,
         tenant: str,
+        client: str,
         requests: AsyncIterator[stream_pb2.StreamStepsRequest],
         write: Callable[[stream_pb2.StreamStepsResponse], Awaitable[None]],
     ) -> None:
         """Serves one stream to its end.
 
         Args:
+            tenant: on whose behalf.
+            client: from where, for fairness between clients.
             requests: the client's messages.
             write: sends a message; returns when the transport has taken it.
 
@@ -55,7 +58,7 @@ class Streams:
             DrainingError: the server stops.
         """
         groups = Groups(tenant, self._config, self._models, self._operations, self._refusals)
-        stream = StepStream(self._config, self._operations, self._refusals, groups, write)
+        stream = StepStream(self._config, self._operations, self._refusals, groups, client, write)
         self._open.add(stream)
         try:
             await stream.serve(requests)

@@ -1,80 +1,137 @@
-"""One tick's data: gathering one time step of many runs into a batch, and handing the results out again."""
+"""A tick of single steps: many sessions side by side, gathered from their seats and scattered to them again.
+
+What a tick takes are parts of blocks, and single runs of one step. Nothing here is done session by session but for runs
+and for what went wrong.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from cellserve.tensors import Array
-from cellserve_server.runs import OutputMode, Run
-from cellserve_server.slab import Slab
+from cellserve_server.blocks import StepBlock
+from cellserve_server.runs import Run
+from cellserve_server.seats import (
+    BUSY,
+    EXPIRE,
+    FLAGS,
+    LIFE,
+    PLACE,
+    RUN_DIGEST,
+    RUN_FIRST,
+    RUN_ID,
+    RUN_STEPS,
+    STEP_COUNT,
+    TTL,
+    WAITING,
+    Seats,
+)
+from cellserve_server.session import Session
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One time step of some runs, side by side.
+class Part(NamedTuple):
+    """What a tick takes of a block: these steps of it, ``slice`` or int64 indices."""
 
-    Attributes:
-        runs: whose steps these are.
-        row_counts: how many of the batch's rows are each run's.
-        active: for each run the indices of its rows that are within their length; None: all.
-        inputs: one array for each input of the model, ``[rows, ...]``.
-        leaves: the state before the step, ``[rows, units]`` each.
-        target_rows: the slab rows that the state after the step goes to.
-    """
-
-    runs: Sequence[Run]
-    row_counts: Sequence[int]
-    active: Sequence[Array | None]
-    inputs: list[Array]
-    leaves: list[Array]
-    target_rows: list[int]
+    block: StepBlock
+    steps: slice | Array
 
     @property
-    def rows(self) -> int:
-        """The rows of the batch."""
-        return len(self.target_rows)
+    def size(self) -> int:
+        """How many they are."""
+        if isinstance(self.steps, slice):
+            return int(self.steps.stop - self.steps.start)
+        return len(self.steps)
+
+    def alive(self) -> Array:
+        """Which of them are of the life that is meant: bool ``[count]``."""
+        block = self.block
+        same: Array = block.seats.column(LIFE, block.index[self.steps]) == block.lives[self.steps]
+        return same
+
+    def narrowed(self, kept: Array) -> Part:
+        """Those of them that a mask ``[count]`` keeps."""
+        indices = np.arange(self.steps.start, self.steps.stop) if isinstance(self.steps, slice) else self.steps
+        return Part(self.block, indices[kept])
 
 
-def gather(slab: Slab, runs: Sequence[Run]) -> Batch:
-    """Takes the next time step of each run: its inputs there and the state before it."""
-    pieces: list[list[Array]] = [[] for _ in runs[0].inputs]
-    source_rows: list[int] = []
-    target_rows: list[int] = []
-    row_counts: list[int] = []
-    active: list[Array | None] = []
-    for run in runs:
-        chosen = None if run.lengths is None else np.flatnonzero(run.lengths > run.position)
-        if chosen is None or len(chosen) == run.rows:
-            chosen = None
-            source_rows.extend(run.read_rows)
-            target_rows.extend(run.work_rows)
-            row_counts.append(run.rows)
-        else:
-            source_rows.extend(run.read_rows[index] for index in chosen)
-            target_rows.extend(run.work_rows[index] for index in chosen)
-            row_counts.append(len(chosen))
-        active.append(chosen)
-        for piece, array in zip(pieces, run.inputs, strict=True):
-            step = array[:, run.position]
-            piece.append(step if chosen is None else step[chosen])
-    inputs = [piece[0] if len(piece) == 1 else np.concatenate(piece) for piece in pieces]
-    return Batch(runs, row_counts, active, inputs, slab.read(source_rows), target_rows)
+class Gathered(NamedTuple):
+    """The steps of one tick, side by side: those of the parts in order, then those of the runs.
+
+    Attributes:
+        seats: where the sessions are.
+        parts, runs: whose steps these are.
+        taken: the sessions' seats, int64 ``[steps]``.
+        inputs: one ``[steps * rows, ...]`` for each input of the model.
+        leaves: the states before, ``[steps * rows, units]`` each.
+    """
+
+    seats: Seats[Session]
+    parts: Sequence[Part]
+    runs: Sequence[Run]
+    taken: Array
+    inputs: list[Array]
+    leaves: list[Array]
 
 
-def scatter(slab: Slab, batch: Batch, outputs: Sequence[Array], leaves: Sequence[Array]) -> None:
-    """Writes the state after the step to the runs' working rows, and each run's outputs to where it wants them."""
-    slab.write(batch.target_rows, leaves)
-    start = 0
-    for run, count, chosen in zip(batch.runs, batch.row_counts, batch.active, strict=True):
-        stop = start + count
-        if run.mode is not OutputMode.NONE:
-            time = run.position if run.mode is OutputMode.ALL else 0
-            rows = slice(None) if chosen is None else chosen
-            for target, output in zip(run.outputs, outputs, strict=True):
-                target[rows, time] = output[start:stop]
-        start = stop
-        run.position += 1
-        run.read_rows = run.work_rows
+def gather(seats: Seats[Session], parts: Sequence[Part], runs: Sequence[Run]) -> Gathered:
+    """Puts the steps of one tick side by side; there is at least one, and all their sessions live."""
+    indices = [part.block.index[part.steps] for part in parts]
+    if runs:
+        indices.append(np.array([run.session.seat for run in runs if run.session is not None], dtype=np.int64))
+    index = _joined(indices)
+    inputs = []
+    for number in range(len(parts[0].block.inputs if parts else runs[0].inputs)):
+        pieces = [part.block.inputs[number][part.steps] for part in parts]
+        pieces += [run.inputs[number].reshape(1, seats.rows, *run.inputs[number].shape[2:]) for run in runs]
+        joined = _joined(pieces)
+        inputs.append(joined.reshape(len(index) * seats.rows, *joined.shape[2:]))
+    flags = seats.column(FLAGS, index)
+    return Gathered(seats, parts, runs, index, inputs, seats.slab.read(seats.places(index, flags)))
+
+
+class Committed(NamedTuple):
+    """What a commit has done.
+
+    Attributes:
+        step_counts: of the sessions, after their steps, int64 ``[steps]``.
+        waiting: the sessions in whose lines something waits.
+    """
+
+    step_counts: Array
+    waiting: list[Session]
+
+
+def commit(batch: Gathered, leaves: Sequence[Array], now: float) -> Committed:
+    """Makes the states after a tick those of its sessions, all at once; the ones before it stay for repeats.
+
+    Args:
+        leaves: ``[steps * rows, units]`` each.
+        now: unix seconds; the sessions' expiry is put off.
+    """
+    seats, index = batch.seats, batch.taken
+    run_ids = [part.block.run_ids[part.steps] for part in batch.parts]
+    digests = [part.block.digests[part.steps] for part in batch.parts]
+    if batch.runs:
+        run_ids.append(np.array([run.run_id for run in batch.runs], dtype=np.uint64))
+        digests.append(np.array([run.input_digest for run in batch.runs], dtype=np.uint64))
+    records = seats.records.take(index, axis=0)
+    floats, unsigned = records.view(np.float64), records.view(np.uint64)
+    seats.slab.write(seats.places(index, records[:, FLAGS]) ^ 1, leaves)
+    waiting = records[:, FLAGS] & WAITING
+    records[:, RUN_FIRST] = records[:, STEP_COUNT]
+    records[:, RUN_STEPS] = 1
+    records[:, STEP_COUNT] += 1
+    records[:, FLAGS] = (records[:, FLAGS] ^ PLACE) & ~BUSY
+    unsigned[:, RUN_ID] = _joined(run_ids)
+    unsigned[:, RUN_DIGEST] = _joined(digests)
+    floats[:, EXPIRE] = floats[:, TTL] + now
+    seats.records[index] = records
+    occupants = (seats.occupants[seat] for seat in index[waiting != 0]) if np.count_nonzero(waiting) else ()
+    return Committed(records[:, STEP_COUNT].copy(), [session for session in occupants if session is not None])
+
+
+def _joined(pieces: Sequence[Array]) -> Array:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

@@ -44,9 +44,12 @@ def test_a_slow_session_holds_nobody_back(streaming: Streaming) -> None:
         server.wait_until(lambda: server.app.engine.queued_runs == 3)
         gate.let()  # The sequence's first step.
         gate.wait_entered()
-        gate.let()  # Its second, and the quick session's step.
+        gate.let()  # The quick session's.
         first = stream.stepped()
         assert (list(first.positions), list(first.step_counts)) == ([1], [1])
+        gate.wait_entered()
+        gate.let()  # The sequence's second.
+        gate.wait_entered()
         gate.let()
         second = stream.stepped()
         assert (list(second.positions), list(second.step_counts)) == ([0], [3])

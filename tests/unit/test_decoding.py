@@ -221,14 +221,14 @@ def test_states(lstm: LoadedModel) -> None:
 
 
 @given(st.integers(0, 5), st.integers(1, 3))
-def test_columns_split_and_join(positions: int, rows: int) -> None:
+def test_columns_split_and_encode(positions: int, rows: int) -> None:
     loaded = _loaded(model([BasicRNNCell(DEPTH)]))
     columns = StepColumns(loaded, rows)
     flat = np.arange(positions * rows * DEPTH, dtype=np.float32)
-    split = columns.split([flat.tobytes()], positions)
-    assert [arrays[0].shape for arrays in split] == [(rows, 1, DEPTH)] * positions
-    results = [RunResult([arrays[0]], None, 1, 1, False) for arrays in split]
-    assert columns.join(results) == [flat.tobytes()]
+    (split,) = columns.split([flat.tobytes()], positions)
+    assert split.shape == (positions, rows, DEPTH)
+    np.testing.assert_array_equal(split.reshape(-1), flat)
+    assert columns.encode([split]) == [flat.tobytes()]
     assert columns.input_bytes * positions == columns.output_bytes * positions == flat.nbytes
 
 

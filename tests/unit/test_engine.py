@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,82 +20,13 @@ from cellserve.errors import (
     SessionNotFoundError,
     StepOutOfOrderError,
 )
-from cellserve.specs import ArraySpec, Bidirectional, ModelDescription, describe
+from cellserve.specs import ArraySpec, Bidirectional, ModelDescription
 from cellserve.tensors import Array
 from cellserve_server.cells import Network
-from cellserve_server.config import ServerConfig
-from cellserve_server.metrics import Metrics
-from cellserve_server.models import LoadedModel, ModelRepository, draft_model
-from cellserve_server.operations import SessionOperations
+from cellserve_server.models import draft_model
 from cellserve_server.runs import OutputMode, Run
-from cellserve_server.sessions import Session, SessionKey, SessionSnapshot
-from tests.clocks import ManualClock
-
-UNITS = 3
-DEPTH = 2
-
-
-class Bench:
-    """An engine with one model, driven by the test."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.config = ServerConfig(inline_tick_us=10**9, **settings)
-        self.clock = ManualClock()
-        self.models = ModelRepository(Path("absent"), self.config, self.clock)
-        self.metrics = Metrics()
-        ids = itertools.count(1)
-        self.operations = SessionOperations(
-            self.config, self.models, self.metrics, self.clock, lambda: f"uid-{next(ids)}"
-        )
-        self.engine = self.operations.engine
-        description = describe(BasicRNNCell(UNITS), DEPTH, np.dtype(np.float32))
-        self.model: LoadedModel = self.models.adopt("default", draft_model(description, seed=1), None)
-
-    def session(self, name: str = "s", batch_size: int = 0) -> Session:
-        return self.operations.create(SessionKey("default", name), self.model, batch_size)
-
-    def run(self, session: Session | None, steps: int = 1, rows: int = 1, seed: int = 0, **options: Any) -> Run:
-        inputs = np.random.default_rng(seed).standard_normal((rows, steps, DEPTH)).astype(np.float32)
-        return Run(self.model, [inputs], rows=rows, session=session, **options)
-
-    def state(self, session: Session) -> list[Array]:
-        return self.engine.lanes[session.model].slab.read(session.state_rows)
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
-
-
-def drive(test: Callable[[Bench], Awaitable[None]], **settings: Any) -> None:
-    """Runs a test against an engine whose loop runs."""
-
-    async def main() -> None:
-        bench = Bench(**settings)
-        bench.engine.start()
-        try:
-            await test(bench)
-        finally:
-            bench.operations.stop()
-            await bench.engine.stop()
-
-    asyncio.run(main())
-
-
-def submit_all(bench: Bench, runs: Sequence[Run]) -> list[Run]:
-    """Submits runs together and returns the list that they are added to as they are done."""
-    done: list[Run] = []
-    for run in runs:
-        run.on_done = done.append
-        bench.engine.submit(run)
-    return done
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Lets the loop turn until something holds; the engine needs a few turns for a tick."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came")
+from cellserve_server.session import SessionSnapshot
+from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, submit_all, until
 
 
 def test_runs_of_a_session_apply_in_the_order_in_which_they_arrive() -> None:
@@ -121,11 +50,28 @@ def test_ready_runs_of_all_lengths_share_ticks() -> None:
         sessions = [bench.session(f"s{i}") for i in range(8)]
         done = submit_all(bench, [bench.run(session, steps=1 + i) for i, session in enumerate(sessions)])
         await until(lambda: len(done) == 8)
-        assert bench.metric("cellserve_ticks_total", model="defined") == 8  # the longest has 8 steps
+        assert bench.metric("cellserve_ticks_total", model="defined") == 1 + 8  # the single step, the longest run
         assert bench.metric("cellserve_steps_total", model="defined") == sum(range(1, 9))
         assert [len(run.inputs[0][0]) for run in done] == list(range(1, 9))  # short ones do not wait for long ones
 
-    drive(test)
+    drive(test, max_chunk_steps=1)
+
+
+def test_longer_runs_go_on_by_several_steps_in_a_tick() -> None:
+    async def test(bench: Bench) -> None:
+        sessions = [bench.session(f"s{i}") for i in range(8)]
+        runs = [bench.run(session, steps=40 + i, seed=i) for i, session in enumerate(sessions)]
+        done = submit_all(bench, runs)
+        await until(lambda: len(done) == 8)
+        assert bench.metric("cellserve_ticks_total", model="defined") == 7  # 1, as nothing is known yet, 5 x 9, and 1
+        for run, session in zip(runs, sessions, strict=True):
+            (expected,), leaves = bench.model.network.run(
+                run.inputs, np.array([run.steps]), [np.zeros((1, UNITS), np.float32)]
+            )
+            np.testing.assert_allclose(run.outputs[0], expected, atol=1e-6)
+            np.testing.assert_allclose(bench.state(session)[0], leaves[0], atol=1e-6)
+
+    drive(test, max_chunk_steps=8)
 
 
 def test_a_cancelled_run_leaves_no_trace() -> None:
@@ -141,7 +87,7 @@ def test_a_cancelled_run_leaves_no_trace() -> None:
         assert isinstance(run.error, RunCancelledError)
         np.testing.assert_array_equal(bench.state(session)[0], before[0])
         assert session.step_count == 1
-        assert bench.engine.lanes[bench.model].slab.rows_in_use == 2  # the state and the copy from before
+        assert bench.engine.lanes[bench.model].rows_in_use == 2  # the state and the copy from before
 
     drive(test)
 
@@ -458,7 +404,7 @@ def test_sessionless_runs_start_from_their_state_and_keep_no_row() -> None:
         assert result.outputs == []
         assert result.leaves is not None
         np.testing.assert_allclose(result.leaves[0], after[0], atol=1e-6)
-        assert bench.engine.lanes[bench.model].slab.rows_in_use == 0
+        assert bench.engine.lanes[bench.model].rows_in_use == 0
         assert outputs[0].shape == (2, UNITS)
 
     drive(test)
@@ -513,7 +459,7 @@ def test_ending_a_models_sessions_drops_their_runs_and_rows() -> None:
         await until(lambda: len(done) == 2)
         assert {type(run.error) for run in runs} == {SessionNotFoundError}
         assert all("unloaded" in run.error.message for run in runs if run.error)
-        assert bench.engine.lanes[bench.model].slab.rows_in_use == 0
+        assert bench.engine.lanes[bench.model].rows_in_use == 0
         assert bench.model.session_count == 0
 
     drive(test)

@@ -1,0 +1,261 @@
+"""A session: a kept state of one model. Its object has names and the line; its record and states are at its seat."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from cellserve.errors import CellServeError
+from cellserve.tensors import Array
+from cellserve_server.models import LoadedModel
+from cellserve_server.seats import (
+    BUSY,
+    COLUMNS,
+    CREATE,
+    ENGAGED,
+    EXPIRE,
+    FLAGS,
+    LIFE,
+    PLACE,
+    RUN_DIGEST,
+    RUN_FIRST,
+    RUN_ID,
+    RUN_STEPS,
+    STEP_COUNT,
+    TTL,
+    WAITING,
+    Seats,
+)
+
+TWO_TO_63, TWO_TO_64 = 1 << 63, 1 << 64
+
+
+class SessionKey(NamedTuple):
+    """Whose session, and its id."""
+
+    tenant: str
+    id: str
+
+
+class LastRun(NamedTuple):
+    """What identifies the last run that was applied, so that its repeat is known."""
+
+    run_id: int
+    first_step: int
+    steps: int
+    input_digest: int
+
+
+class SessionSnapshot(NamedTuple):
+    """A session as it was at one moment, for answers; the fields are those of ``Session``.
+
+    ``leaves`` is a copy of the state, ``[rows, units]`` each, where it was asked for.
+    """
+
+    key: SessionKey
+    uid: str
+    model: LoadedModel
+    batch_size: int
+    step_count: int
+    last_run_id: int
+    ttl_s: float
+    create_time: float
+    expire_time: float
+    leaves: list[Array] | None = None
+
+
+class Work(Protocol):
+    """What is under way on a session: a run."""
+
+    def refuse(self, error: CellServeError) -> None:
+        """Has it fail with this error as soon as it can."""
+        ...
+
+
+class Session:
+    """A kept state of one model. What ticks look at is in the record of its seat.
+
+    Attributes:
+        key: tenant and id.
+        uid: its life; new at creation, at reset and when the state is set.
+        model: the model version that it began on.
+        batch_size: as asked for; 0: one row, inputs and outputs without a batch dimension.
+        seats, seat: where its record and its states are.
+        base: where its record begins in ``seats.words``.
+        ended: why it is gone; empty while it lives. Then its seat is another's.
+        active: the run under way; None too while a block of single steps has it.
+        waiting: what is to be done when the work before it is over, in the order in which it came.
+    """
+
+    __slots__ = ("active", "base", "batch_size", "ended", "key", "model", "seat", "seats", "uid", "waiting")
+
+    def __init__(
+        self, key: SessionKey, uid: str, model: LoadedModel, batch_size: int, seats: Seats[Session], life: int
+    ) -> None:
+        self.key = key
+        self.uid = uid
+        self.model = model
+        self.batch_size = batch_size
+        self.ended = ""
+        self.active: Work | None = None
+        self.waiting: deque[Callable[[], None]] | None = None  # Made when something waits: most never need it.
+        self.seats = seats
+        self.seat = seats.take(self)
+        self.base = self.seat * COLUMNS
+        seats.words[self.base + LIFE] = life
+
+    @property
+    def life(self) -> int:
+        """The number of its life, which no other life of this server has."""
+        return self.seats.words[self.base + LIFE]
+
+    @property
+    def step_count(self) -> int:
+        """Steps applied in this life."""
+        return self.seats.words[self.base + STEP_COUNT]
+
+    @step_count.setter
+    def step_count(self, count: int) -> None:
+        self.seats.words[self.base + STEP_COUNT] = count
+
+    @property
+    def ttl_s(self) -> float:
+        """Seconds that it lives unused."""
+        return self.seats.reals[self.base + TTL]
+
+    @property
+    def create_time(self) -> float:
+        """Unix seconds."""
+        return self.seats.reals[self.base + CREATE]
+
+    @property
+    def expire_time(self) -> float:
+        """Unix seconds."""
+        return self.seats.reals[self.base + EXPIRE]
+
+    @property
+    def last_run(self) -> LastRun | None:
+        """The last run that was applied, if it had an id and its repeat can be computed."""
+        words, base = self.seats.words, self.base
+        if words[base + RUN_ID] == 0:
+            return None
+        return LastRun(
+            words[base + RUN_ID] % TWO_TO_64,
+            words[base + RUN_FIRST],
+            words[base + RUN_STEPS],
+            words[base + RUN_DIGEST] % TWO_TO_64,
+        )
+
+    @property
+    def rows(self) -> int:
+        """The rows that are stepped together, at least 1."""
+        return max(self.batch_size, 1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run is under way or something waits."""
+        if self.ended:
+            return self.active is not None or bool(self.waiting)
+        return bool(self.seats.words[self.base + FLAGS] & ENGAGED)
+
+    @property
+    def state_bytes(self) -> int:
+        """The bytes of its state and of the copy from before its last run."""
+        return 2 * self.rows * self.model.state_bytes_per_row
+
+    def set_times(self, create: float, ttl_s: float) -> None:
+        """When it was made, unix seconds, and how long it lives unused, in seconds."""
+        self.seats.floats[self.seat, TTL : CREATE + 1] = ttl_s, create + ttl_s, create  # They are neighbours.
+
+    def renew(self, now: float) -> None:
+        """Puts its expiry off, because it was used."""
+        self.seats.reals[self.base + EXPIRE] = now + self.ttl_s
+
+    # --- its state ---------------------------------------------------------------------------------------------------
+
+    def read_state(self, previous: bool = False) -> list[Array]:
+        """A copy of its state, or of the one from before its last run, ``[rows, units]`` each."""
+        return self.seats.slab.read_one(self._place(previous))
+
+    def write_state(self, leaves: Sequence[Array] | None) -> None:
+        """Overwrites its state with ``[rows, units]`` each, or with zeros; there is no last run any more."""
+        place = self._place()
+        if leaves is None:
+            self.seats.slab.zero(place)
+        else:
+            self.seats.slab.write_one(place, leaves)
+        self.seats.words[self.base + RUN_ID] = 0
+
+    def move(self, leaves: Sequence[Array], run: LastRun | None, steps: int) -> None:
+        """A run was applied: its state takes the other place, and the one before it is kept for a repeat.
+
+        Args:
+            leaves: the state after the run, ``[rows, units]`` each.
+            run: what identifies the run; None: it had no id.
+            steps: how many it had.
+        """
+        self.seats.slab.write_one(self._place(previous=True), leaves)
+        words, base = self.seats.words, self.base
+        words[base + FLAGS] ^= PLACE
+        words[base + STEP_COUNT] += steps
+        if run is None:
+            words[base + RUN_ID] = 0
+        else:
+            words[base + RUN_ID], words[base + RUN_DIGEST] = _signed(run.run_id), _signed(run.input_digest)
+            words[base + RUN_FIRST], words[base + RUN_STEPS] = run.first_step, run.steps
+
+    def _place(self, previous: bool = False) -> int:
+        place: int = 2 * self.seat + (self.seats.words[self.base + FLAGS] & PLACE)
+        return place ^ 1 if previous else place
+
+    # --- whose turn it is --------------------------------------------------------------------------------------------
+
+    def occupy(self, work: Work) -> None:
+        """A run has begun; the session lives."""
+        self.active = work
+        self.seats.words[self.base + FLAGS] |= BUSY
+
+    def vacate(self) -> None:
+        """The run, or the step of a block, is over."""
+        self.active = None
+        if not self.ended:
+            self.seats.words[self.base + FLAGS] &= ~BUSY
+
+    def defer(self, action: Callable[[], None]) -> None:
+        """Puts something into its line."""
+        if self.waiting is None:
+            self.waiting = deque()
+        self.waiting.append(action)
+        if not self.ended:
+            self.seats.words[self.base + FLAGS] |= WAITING
+
+    def next_in_line(self) -> Callable[[], None] | None:
+        """Takes what is to be done next; None: nothing waits."""
+        if not self.waiting:
+            return None
+        action = self.waiting.popleft()
+        if not self.waiting and not self.ended:
+            self.seats.words[self.base + FLAGS] &= ~WAITING
+        return action
+
+    def snapshot(self, leaves: list[Array] | None = None) -> SessionSnapshot:
+        """The session as it is now."""
+        last = self.last_run
+        return SessionSnapshot(
+            self.key,
+            self.uid,
+            self.model,
+            self.batch_size,
+            self.step_count,
+            0 if last is None else last.run_id,
+            self.ttl_s,
+            self.create_time,
+            self.expire_time,
+            leaves,
+        )
+
+
+def _signed(number: int) -> int:
+    """The int64 with the bits of a uint64."""
+    return number - TWO_TO_64 if number >= TWO_TO_63 else number

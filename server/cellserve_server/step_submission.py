@@ -1,0 +1,183 @@
+"""From the columns of a Steps into the engine: as one block what can be, as runs of their own what is special."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from cellserve.errors import CellServeError, DrainingError, FieldInvalidError, QueueFullError
+from cellserve.tensors import Array
+from cellserve.v1 import stream_pb2
+from cellserve_server.blocks import StepBlock, admissible
+from cellserve_server.operations import SessionOperations
+from cellserve_server.runs import Run
+from cellserve_server.stream_answers import PendingSteps
+from cellserve_server.stream_groups import Group
+
+# Up to so many elements it is quicker to take them one by one than to have numpy look at what holds them.
+FEW = 32
+
+
+class _Columns:
+    """The columns of a Steps as arrays, one element a position."""
+
+    def __init__(self, request: stream_pb2.Steps, now: float) -> None:
+        count = len(request.handles)
+        self.handles = _array(request.handles, np.int64)
+        self.expected_steps = _column(request.expected_steps, count, -1, np.int64)
+        self.run_ids = _column(request.run_ids, count, 0, np.uint64)
+        self.deadlines: Array | None = None
+        if request.timeouts_ms:
+            timeouts = _array(request.timeouts_ms, np.float64)
+            self.deadlines = timeouts / 1000 + now
+            self.deadlines[timeouts == 0] = np.inf
+
+
+class StepSubmission:
+    """Submits the steps of one stream.
+
+    Args:
+        operations: the sessions and the engine.
+        client: whose stream it is, for fairness between clients.
+    """
+
+    def __init__(self, operations: SessionOperations, client: str) -> None:
+        self._operations = operations
+        self._engine = operations.engine
+        self._client = client
+
+    def at_once(self, group: Group, request: stream_pb2.Steps, inputs: Sequence[Array]) -> stream_pb2.Stepped | None:
+        """The answer to a message of one step that can be done here and now; None: it is to be submitted."""
+        (handle,) = request.handles
+        if handle not in group.handles or not group.columns.are_valid(inputs):
+            return None
+        session, _, life = group.handles.get(handle)
+        expected_step = request.expected_steps[0] if request.expected_steps else -1
+        if expected_step < -1:
+            return None
+        run_id = request.run_ids[0] if request.run_ids else 0
+        done = self._engine.step_at_once(
+            session, life, [array[0] for array in inputs], None if expected_step == -1 else expected_step, run_id
+        )
+        if done is None:
+            return None
+        step_count, outputs = done
+        return stream_pb2.Stepped(
+            seq=request.seq, group=request.group, step_counts=(step_count,), outputs=group.columns.encode(outputs)
+        )
+
+    def submit(self, group: Group, request: stream_pb2.Steps, inputs: Sequence[Array], pending: PendingSteps) -> None:
+        """Submits every position; ``pending`` is told what becomes of each.
+
+        A session that comes twice is stepped twice, in the order of the positions; then, and for whatever else is not
+        a plain next step, positions are submitted one by one.
+
+        Args:
+            inputs: one ``[positions, rows, ...]`` for each input of the model, of the right sizes.
+        """
+        columns = _Columns(request, self._engine.clock())
+        count = len(columns.handles)
+        good = np.zeros(count, dtype=bool)
+        # A message of one step is nothing to make a block of: a run is lighter.
+        if (
+            count > 1
+            and not self._engine.draining
+            and _are_distinct(columns.handles)
+            and group.columns.are_valid(inputs)
+        ):
+            index, lives = group.handles.look_up(columns.handles)
+            now = self._engine.clock()
+            good = admissible(group.seats, index, lives, columns.expected_steps, columns.run_ids, now)
+            good_count = np.count_nonzero(good)
+            if good_count:
+                chosen = slice(None) if good_count == count else np.flatnonzero(good)
+                self._submit_block(group, inputs, columns, index, lives, chosen, pending)
+            if good_count == count:
+                return
+        self._submit_runs(group, inputs, columns, np.flatnonzero(~good).tolist(), pending)
+
+    def _submit_block(
+        self,
+        group: Group,
+        inputs: Sequence[Array],
+        columns: _Columns,
+        index: Array,
+        lives: Array,
+        chosen: slice | Array,
+        pending: PendingSteps,
+    ) -> None:
+        picked = [array[chosen] for array in inputs]
+        block = StepBlock(
+            group.seats,
+            index=index[chosen],
+            lives=lives[chosen],
+            inputs=picked,
+            run_ids=columns.run_ids[chosen],
+            digests=group.columns.digests(picked),
+            deadlines=None if columns.deadlines is None else columns.deadlines[chosen],
+            positions=np.arange(len(index))[chosen],
+            sink=pending,
+            client=self._client,
+            step_bytes=group.columns.run_bytes,
+        )
+        pending.add_block(block)
+        self._engine.submit_block(block, group.model)
+
+    def _submit_runs(
+        self,
+        group: Group,
+        inputs: Sequence[Array],
+        columns: _Columns,
+        positions: Sequence[int],
+        pending: PendingSteps,
+    ) -> None:
+        for number, position in enumerate(positions):
+            try:
+                run = self._run_of(group, [array[position][:, np.newaxis] for array in inputs], columns, position)
+                run.on_done = partial(pending.finish, position)
+                pending.add_run(position, run)
+                self._engine.submit(run)
+            except (QueueFullError, DrainingError) as error:
+                # The others would be refused too; and were one not, it would overtake a step before it.
+                for rest in positions[number:]:
+                    pending.fail(rest, error)
+                return
+            except CellServeError as error:
+                pending.fail(position, error)
+
+    def _run_of(self, group: Group, inputs: Sequence[Array], columns: _Columns, position: int) -> Run:
+        group.columns.check(inputs, position)
+        session, uid, _ = group.handles.get(int(columns.handles[position]))
+        deadline = np.inf if columns.deadlines is None else columns.deadlines[position]
+        return Run(
+            group.model,
+            inputs,
+            rows=group.rows,
+            session=self._operations.sessions.get(session.key, uid),
+            uid=uid,
+            expected_step=_expected_step_of(int(columns.expected_steps[position])),
+            run_id=int(columns.run_ids[position]),
+            deadline=None if np.isinf(deadline) else float(deadline),
+            client=self._client,
+        )
+
+
+def _array(values: Sequence[int], dtype: type[np.int64] | type[np.uint64] | type[np.float64]) -> Array:
+    return np.fromiter(values, dtype, len(values)) if len(values) <= FEW else np.array(values, dtype=dtype)
+
+
+def _column(values: Sequence[int], count: int, default: int, dtype: type[np.int64] | type[np.uint64]) -> Array:
+    return _array(values, dtype) if values else np.full(count, default, dtype=dtype)
+
+
+def _are_distinct(handles: Array) -> bool:
+    ordered = np.sort(handles)
+    return not np.count_nonzero(ordered[1:] == ordered[:-1])
+
+
+def _expected_step_of(value: int) -> int | None:
+    if value < -1:
+        raise FieldInvalidError(f"expected_steps: expected -1 (not checked) or more; got {value}")
+    return None if value == -1 else value

@@ -1,0 +1,350 @@
+"""The loop that ticks: schedule, gather, compute, commit, answer.
+
+A lane has two kinds of work that take turns: single steps of sessions, all in columns; and longer runs, which go on by
+some time steps at a time (a chunk), because a product over many steps costs little more than one over one. A chunk is
+cut so that it takes about as long as a tick that may run on the event loop, and has at most ``max_chunk_steps``: so
+long a single step waits for sequences of any length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+from cellserve.errors import CellServeError
+from cellserve.tensors import Array
+from cellserve_server.admission import check_alive
+from cellserve_server.blocks import StepBlock
+from cellserve_server.chunks import gather_chunk, scatter_chunk
+from cellserve_server.config import ServerConfig
+from cellserve_server.lanes import Lane
+from cellserve_server.metrics import Metrics
+from cellserve_server.models import LoadedModel
+from cellserve_server.runs import OutputMode, Run
+from cellserve_server.scheduler import Scheduler, Taken
+from cellserve_server.seats import Seats
+from cellserve_server.session import Session
+from cellserve_server.ticks import Gathered, Part, commit, gather
+
+Results: TypeAlias = tuple[list[Array], list[Array]]
+
+
+class Owner(Protocol):
+    """Who is told how work ends: the engine."""
+
+    def committed(self, run: Run, leaves: Sequence[Array]) -> None:
+        """All steps of a run are computed, and are not its session's state yet."""
+        ...
+
+    def answer(self, run: Run, leaves: Sequence[Array]) -> None:
+        """A run's step is its session's state."""
+        ...
+
+    def finish(self, run: Run, error: CellServeError | None) -> None:
+        """A run is over."""
+        ...
+
+    def fail(self, run: Run, error: Exception) -> None:
+        """A run met a bug of ours."""
+        ...
+
+    def bug(self, model: LoadedModel, error: Exception) -> CellServeError:
+        """Logs a bug of ours; what its callers see of it."""
+        ...
+
+    def steps_over(self, block: StepBlock, model: LoadedModel, count: int, outcome: str) -> None:
+        """Steps of a block are answered."""
+        ...
+
+    def refuse_step(self, block: StepBlock, model: LoadedModel, step: int, error: CellServeError | None) -> None:
+        """A step of a block is not applied; no error: its session has ended."""
+        ...
+
+    def go_on(self, session: Session) -> None:
+        """Lets what waits for a session begin."""
+        ...
+
+
+class _Queue(NamedTuple):
+    """A lane of the scheduler: the single steps at some seats of a model, or (without seats) its longer runs."""
+
+    lane: Lane
+    seats: Seats[Session] | None
+
+
+class TickLoop:
+    """Ticks as long as there is work.
+
+    Args:
+        config: the limits.
+        metrics: told of ticks and steps.
+        clock: the engine's.
+        owner: told how work ends.
+    """
+
+    def __init__(self, config: ServerConfig, metrics: Metrics, clock: Callable[[], float], owner: Owner) -> None:
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._owner = owner
+        self._scheduler: Scheduler[_Queue, Run | StepBlock] = Scheduler(config.max_tick_rows)
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellserve-compute")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Starts the loop."""
+        self._task = asyncio.get_running_loop().create_task(self._loop(), name="cellserve-engine")
+        return self._task
+
+    async def stop(self) -> None:
+        """Stops the loop and the compute thread."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._thread.shutdown(wait=True)
+
+    def add_block(self, lane: Lane, block: StepBlock) -> None:
+        """Takes a block, whose sessions are idle; they are its from now on."""
+        block.occupy()
+        self._scheduler.add(_Queue(lane, block.seats), block.client, block, block.seats.rows, len(block))
+        self._wake.set()
+
+    def add_run(self, lane: Lane, run: Run) -> None:
+        """Takes a run whose turn has come. A single step of a session goes with the blocks, all else by chunks."""
+        run.allocate_outputs()
+        session = run.session
+        if session is not None and run.is_step and not run.replaying:
+            self._scheduler.add(_Queue(lane, session.seats), run.client, run, run.rows)
+        else:
+            if session is not None:
+                run.leaves = session.read_state(previous=run.replaying)
+            elif run.initial_leaves is not None:
+                run.leaves = run.initial_leaves
+            else:
+                run.leaves = [np.zeros((run.rows, size), run.model.description.dtype) for size in run.model.leaf_sizes]
+            self._scheduler.add(_Queue(lane, None), run.client, run, run.rows)
+        self._wake.set()
+
+    async def _loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._scheduler:
+                queue, taken = self._scheduler.next_tick()
+                if queue.seats is None:
+                    await self._chunk_tick(queue.lane, taken)
+                else:
+                    await self._step_tick(queue.lane, queue.seats, taken)
+                # What has arrived meanwhile comes in here and is part of the next tick.
+                await asyncio.sleep(0)
+
+    # --- single steps ---------------------------------------------------------------------------------------------
+
+    async def _step_tick(self, lane: Lane, seats: Seats[Session], taken: Sequence[Taken[Run | StepBlock]]) -> None:
+        parts = [Part(item, item.take(count)) for item, count in taken if isinstance(item, StepBlock)]
+        runs = [item for item, _ in taken if isinstance(item, Run)]
+        if not parts and len(runs) == 1:
+            await self._lone_step(lane, runs[0])
+        else:
+            await self._try_steps(lane, seats, parts, runs)
+
+    async def _lone_step(self, lane: Lane, run: Run) -> None:
+        """A run that has a tick for itself needs no columns."""
+        if self._still_wanted(run):
+            assert run.session is not None, "steps without a session go by chunks"
+            run.leaves = run.session.read_state()
+            await self._try_chunk(lane, [run])
+
+    async def _try_steps(self, lane: Lane, seats: Seats[Session], parts: list[Part], runs: list[Run]) -> None:
+        now = self._clock()
+        parts = [kept for part in parts if (kept := self._still_wanted_of(lane, part, now)).size]
+        runs = [run for run in runs if self._still_wanted(run)]
+        if not parts and not runs:
+            return
+        started = time.perf_counter()
+        batch = gather(seats, parts, runs)
+        rows = len(batch.taken) * seats.rows
+        try:
+            outputs, leaves, waited = await self._compute(
+                lane, rows, 1, lambda: lane.model.network.step(batch.inputs, batch.leaves)
+            )
+        except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours.
+            await self._isolate(lane, seats, parts, runs, error)
+            return
+        if waited:
+            narrowed = self._without_the_ended(lane, batch, outputs, leaves)
+            if narrowed is None:
+                return
+            batch, outputs, leaves = narrowed
+        self._commit_steps(lane, batch, outputs, leaves)
+        seconds = time.perf_counter() - started
+        lane.observe(rows, seconds)
+        self._metrics.tick(lane.label, rows, seconds)
+
+    def _commit_steps(self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]) -> None:
+        done = commit(batch, leaves, self._clock())
+        rows = batch.seats.rows
+        start = 0
+        for part in batch.parts:
+            stop = start + part.size
+            part.block.sink.stepped(
+                part.block.positions[part.steps],
+                done.step_counts[start:stop],
+                [output[start * rows : stop * rows] for output in outputs],
+            )
+            self._owner.steps_over(part.block, lane.model, stop - start, "ok")
+            start = stop
+        if start:
+            self._metrics.steps(lane.label, start)
+        for run in batch.runs:
+            span = slice(start * rows, (start + 1) * rows)
+            if run.mode is not OutputMode.NONE:
+                for target, output in zip(run.outputs, outputs, strict=True):
+                    target[:, 0] = output[span]
+            self._owner.answer(run, [leaf[span] for leaf in leaves] if run.return_state else ())
+            start += 1
+        for session in done.waiting:
+            self._owner.go_on(session)
+
+    def _without_the_ended(
+        self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]
+    ) -> tuple[Gathered, list[Array], list[Array]] | None:
+        """The batch without the sessions that have ended while it was computed; None: none is left."""
+        masks = [part.alive() for part in batch.parts]
+        masks.append(np.array([run.session is None or not run.session.ended for run in batch.runs], dtype=bool))
+        kept = np.concatenate(masks)
+        if kept.all():
+            return batch, outputs, leaves
+        now = self._clock()
+        parts = [kept_part for part in batch.parts if (kept_part := self._still_wanted_of(lane, part, now, True)).size]
+        runs = [run for run in batch.runs if run.session is None or not run.session.ended or self._still_wanted(run)]
+        if not kept.any():
+            return None
+        rows = np.repeat(kept, batch.seats.rows)
+        narrowed = Gathered(batch.seats, parts, runs, batch.taken[kept], batch.inputs, batch.leaves)
+        return narrowed, [output[rows] for output in outputs], [leaf[rows] for leaf in leaves]
+
+    async def _isolate(
+        self, lane: Lane, seats: Seats[Session], parts: list[Part], runs: list[Run], error: Exception
+    ) -> None:
+        """A tick failed, which is a bug of ours: each step is tried alone, so that only the culprit fails."""
+        if sum(part.size for part in parts) + len(runs) > 1:
+            for part in parts:
+                for step in range(part.size):
+                    mask = np.zeros(part.size, dtype=bool)
+                    mask[step] = True
+                    await self._try_steps(lane, seats, [part.narrowed(mask)], [])
+            for run in runs:
+                await self._try_steps(lane, seats, [], [run])
+        elif runs:
+            self._owner.fail(runs[0], error)
+        else:
+            (part,) = parts
+            self._refuse(lane, part, np.ones(1, dtype=bool), self._owner.bug(lane.model, error))
+
+    # --- longer runs ----------------------------------------------------------------------------------------------
+
+    async def _chunk_tick(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]]) -> None:
+        runs = [item for item, _ in taken if isinstance(item, Run) and self._still_wanted(item)]
+        if runs:
+            await self._try_chunk(lane, runs)
+
+    async def _try_chunk(self, lane: Lane, runs: list[Run]) -> None:
+        started = time.perf_counter()
+        rows = sum(run.rows for run in runs)
+        chunk = gather_chunk(runs, self._chunk_steps(lane, rows))
+        network = lane.model.network
+
+        def step() -> Results:
+            outputs, leaves = network.step([array[:, 0] for array in chunk.inputs], chunk.leaves)
+            return [output[:, np.newaxis] for output in outputs], leaves
+
+        def run_steps() -> Results:
+            return network.run(chunk.inputs, chunk.lengths, chunk.leaves)
+
+        try:
+            work = step if chunk.is_one_step else run_steps
+            outputs, leaves, _ = await self._compute(lane, rows, chunk.steps, work)
+        except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours.
+            if len(runs) == 1:
+                self._owner.fail(runs[0], error)
+                return
+            for run in runs:
+                await self._try_chunk(lane, [run])
+            return
+        scatter_chunk(chunk, outputs, leaves)
+        seconds = time.perf_counter() - started
+        lane.observe(rows, seconds / chunk.steps)
+        self._metrics.tick(lane.label, rows, seconds)
+        for run in runs:
+            if run.position < run.steps:
+                self._scheduler.add(_Queue(lane, None), run.client, run, run.rows)
+            elif run.session is None or not run.session.ended:
+                self._owner.committed(run, run.leaves)
+            else:
+                self._still_wanted(run)  # Its session's end refused it.
+
+    def _chunk_steps(self, lane: Lane, rows: int) -> int:
+        """The time steps that a chunk may have."""
+        step_s = lane.predicted_seconds(rows)
+        if step_s is None:
+            return 1
+        return max(1, min(self._config.max_chunk_steps, int(self._config.inline_tick_us / (step_s * 1e6 + 1e-3))))
+
+    # --- common ---------------------------------------------------------------------------------------------------
+
+    async def _compute(
+        self, lane: Lane, rows: int, steps: int, work: Callable[[], Results]
+    ) -> tuple[list[Array], list[Array], bool]:
+        """Does the arithmetic: on the loop when that is predicted to be short, else in the compute thread.
+
+        Returns:
+            What the work gave, and whether others had their turn meanwhile.
+        """
+        predicted = lane.predicted_seconds(rows)
+        if predicted is not None and predicted * steps * 1e6 <= self._config.inline_tick_us:
+            return *work(), False
+        return *await asyncio.get_running_loop().run_in_executor(self._thread, work), True
+
+    def _still_wanted(self, run: Run) -> bool:
+        try:
+            check_alive(run, self._clock())
+        except CellServeError as error:
+            self._owner.finish(run, error)
+            return False
+        return True
+
+    def _still_wanted_of(self, lane: Lane, part: Part, now: float, computed: bool = False) -> Part:
+        """The steps of a part that are still to be done; the others are refused, each with its reason.
+
+        Args:
+            computed: the tick is over, so that only the end of a session counts.
+        """
+        block = part.block
+        alive = part.alive()
+        if np.count_nonzero(alive) < len(alive):
+            self._refuse(lane, part, ~alive, None)
+            part = part.narrowed(alive)
+        if computed or (block.earliest > now and block.refusal is None and not block.refusals):
+            return part
+        errors = block.errors_of(part.steps, now)
+        refused = np.array([error is not None for error in errors], dtype=bool)
+        for step, error in zip(_steps_of(part), errors, strict=True):
+            if error is not None:
+                self._owner.refuse_step(block, lane.model, step, error)
+        return part.narrowed(~refused)
+
+    def _refuse(self, lane: Lane, part: Part, mask: Array, error: CellServeError | None) -> None:
+        for step in _steps_of(part.narrowed(mask)):
+            self._owner.refuse_step(part.block, lane.model, step, error)
+
+
+def _steps_of(part: Part) -> list[int]:
+    steps = part.steps
+    return list(range(steps.start, steps.stop)) if isinstance(steps, slice) else [int(step) for step in steps]
