@@ -15,7 +15,7 @@ from tests.servers import LoopThread
 Kind: TypeAlias = Literal["blocking", "aio"]
 KINDS: tuple[Kind, ...] = ("blocking", "aio")
 CLIENT_TIMEOUT_S = 20.0
-_WRAPPED = (aio.Server, aio.Session, aio.Cell, aio.Model)
+_WRAPPED = (aio.Server, aio.Session, aio.SessionGroup, aio.Cell, aio.Model)
 
 
 @contextmanager
@@ -26,17 +26,19 @@ def client(
     *,
     timeout_s: float = CLIENT_TIMEOUT_S,
     retry: RetryPolicy | None = None,
+    coalesce: bool = True,
 ) -> Iterator[Server]:
     """A connection of either client, with the calls of the blocking one.
 
     Args:
         loop: where the client for asyncio runs.
+        coalesce: whether steps go over the stream.
     """
     if kind == "blocking":
-        with cellserve_client.connect(address, timeout_s=timeout_s, retry=retry) as server:
+        with cellserve_client.connect(address, timeout_s=timeout_s, retry=retry, coalesce=coalesce) as server:
             yield server
         return
-    waited_for = Waited(aio.connect(address, timeout_s=timeout_s, retry=retry), loop)
+    waited_for = Waited(aio.connect(address, timeout_s=timeout_s, retry=retry, coalesce=coalesce), loop)
     with waited_for:
         yield cast(Server, waited_for)
 
@@ -54,6 +56,9 @@ class Waited:
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return self._wait_for(self._target.__call__)(*arguments, **named)
+
+    def __len__(self) -> int:
+        return len(self._target)
 
     def __enter__(self) -> Any:
         self._wait_for(self._target.__aenter__)()

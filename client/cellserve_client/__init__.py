@@ -8,7 +8,7 @@ from cellserve.errors import CellServeError, PartialRunError
 from cellserve.specs import ArraySpec
 from cellserve.states import LSTMStateTuple
 from cellserve_client import aio, rnn
-from cellserve_client.client import Cell, Model, Server, Session, connect
+from cellserve_client.client import Cell, Model, Server, Session, SessionGroup, connect
 from cellserve_client.models import ModelInfo, ModelLimits
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
@@ -25,6 +25,7 @@ __all__ = [
     "RetryPolicy",
     "Server",
     "Session",
+    "SessionGroup",
     "SessionInfo",
     "aio",
     "connect",

@@ -5,25 +5,30 @@ random run id, all of which its retries keep. A session has one unanswered run a
 a run ends in any way that does not tell that it was refused (a timeout, a cancellation, a lost connection) its outcome
 is unknown and the session is *unsettled*: before the next operation the client reads the session's step count and the
 id of the last run that was applied, which tell whether the run was. The server answers that reading behind the runs
-that came before it.
+that came before it. A step that was given up on a stream that is still up is waited for instead: the stream answers it.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from cellserve.errors import SessionNotFoundError, StepOutOfOrderError
+from cellserve.errors import DeadlineExceededError, SessionNotFoundError, StepOutOfOrderError
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import session_pb2
-from cellserve_client.deadlines import Deadline, held
+from cellserve_client.deadlines import Deadline
 from cellserve_client.outcomes import Attempts
 from cellserve_client.session_info import SESSIONS_PREFIX
+from cellserve_client.streaming.lanes import Lane, LostRun, Outcome
 from cellserve_client.transport import Transport
+
+# How long the stream is waited for to tell what became of a lost step, before the server is asked.
+PATIENCE_S = 0.2
 
 
 class _Unsettled(NamedTuple):
@@ -31,31 +36,49 @@ class _Unsettled(NamedTuple):
 
     steps: int
     run_id: int
-    repeat: Callable[[Deadline], Awaitable[session_pb2.Session]] | None
+    repeat: Callable[[Deadline], Awaitable[session_pb2.Session]] | None = None
+    lost: LostRun | None = None
 
 
 class Account:
     """The account of one session. All but ``turn`` and ``end`` is to be used within a turn.
 
     Attributes:
-        name: ``sessions/{id}``.
-        uid: the life of the session that requests name.
-        step_count: the steps applied, as far as is known here.
+        lane: the session's place on the stream, with its name, life and step count.
+        is_taken: somebody has the turn.
+        is_free: nobody has, nothing is unsettled, and the session steps on the stream: whoever makes this False and
+            ``is_taken`` True has the turn and can submit a step without asking anything else.
     """
 
     def __init__(self, transport: Transport, session: session_pb2.Session) -> None:
-        self.name = session.name
-        self.uid = session.uid
-        self.step_count = session.step_count
+        self.lane = Lane(session.name, session.uid, session.step_count)
+        self.is_taken = False
+        self.is_free = False
+        self._waiting: deque[asyncio.Future[None]] | None = None
         self._transport = transport
-        self._lock = asyncio.Lock()
         self._unsettled: _Unsettled | None = None
+        self._doubted: _Unsettled | None = None
         self._ended = ""
 
     @property
     def id(self) -> str:
         """The session's id."""
-        return self.name.removeprefix(SESSIONS_PREFIX)
+        return self.lane.name.removeprefix(SESSIONS_PREFIX)
+
+    @property
+    def name(self) -> str:
+        """``sessions/{id}``."""
+        return self.lane.name
+
+    @property
+    def uid(self) -> str:
+        """The life of the session that requests name."""
+        return self.lane.uid
+
+    @property
+    def step_count(self) -> int:
+        """The steps applied, as far as is known here."""
+        return self.lane.step_count
 
     @property
     def is_ended(self) -> bool:
@@ -65,6 +88,8 @@ class Account:
     def end(self, how: str) -> None:
         """From now on every turn but a closing one is refused, with this word. The first word counts."""
         self._ended = self._ended or how
+        self.is_free = False
+        self.lane.leave()
 
     @asynccontextmanager
     async def turn(self, deadline: Deadline, *, closing: bool = False) -> AsyncIterator[None]:
@@ -74,15 +99,59 @@ class Account:
             DeadlineExceededError: they were not in time; nothing was sent.
             SessionNotFoundError: the session was closed or detached here.
         """
-        async with held(self._lock, deadline, f"session {self.id!r}"):
+        await self._take_turn(deadline)
+        try:
             if not closing:
                 self.require_not_ended()
             yield
+        finally:
+            self.give_turn_back()
+
+    async def _take_turn(self, deadline: Deadline) -> None:
+        if not self.is_taken:
+            self.is_free, self.is_taken = False, True
+            return
+        self._waiting = self._waiting or deque()
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        try:
+            async with asyncio.timeout(max(deadline.remaining_s(), 0.0)):
+                await mine
+        except TimeoutError:
+            self._pass_on(mine)
+            raise DeadlineExceededError(
+                f"session {self.id!r}: waited {deadline.timeout_s:g} s for earlier calls on it",
+                metadata={"timeout_s": f"{deadline.timeout_s:g}"},
+            ) from None
+        except BaseException:
+            self._pass_on(mine)
+            raise
+
+    def _pass_on(self, mine: asyncio.Future[None]) -> None:
+        """Whoever waited with this future has given up; a turn that it was just given is the next one's."""
+        if mine.done() and not mine.cancelled():
+            self.give_turn_back()
+
+    def give_turn_back(self) -> None:
+        """The next one in line has the turn."""
+        while self._waiting:
+            following = self._waiting.popleft()
+            if not following.done():
+                following.set_result(None)
+                return
+        self.is_taken = False
+        lane = self.lane
+        self.is_free = lane.group is not None and self._unsettled is None and not lane.alone_on and not self._ended
 
     def require_not_ended(self) -> None:
         """Raises ``SessionNotFoundError`` when the session was closed or detached here."""
         if self._ended:
             raise SessionNotFoundError(f"session {self.id!r}: it was {self._ended} by this client")
+
+    def lose(self, lost: LostRun) -> None:
+        """A step on the stream was given up; what became of it is asked of the stream first."""
+        if lost.verdict is None or lost.verdict.outcome is not Outcome.NOT_APPLIED:
+            self._unsettled = _Unsettled(1, lost.run_id, lost=lost)
 
     async def apply(
         self,
@@ -90,17 +159,32 @@ class Account:
         request: pb.StepRequest | pb.RunSequenceRequest,
         steps: int,
         deadline: Deadline,
+        *,
+        may_be_applied: bool = False,
     ) -> Any:
-        """Sends a run of so many steps and keeps account of them. Returns the answer."""
-        attempts = Attempts()
+        """Sends a run of so many steps and keeps account of them. Returns the answer.
+
+        Args:
+            may_be_applied: it was sent before, without an answer.
+        """
+        attempts = Attempts(may_be_applied)
         try:
             answer = await self._transport.invoke(method, request, deadline, attempts)
-        except BaseException:
-            if attempts.ambiguous:
-                self._unsettled = _Unsettled(steps, request.run_id, None)
+        except StepOutOfOrderError:
+            if not attempts.ambiguous and await self.was_lost_run(deadline):
+                request.expected_step = self.step_count
+                return await self.apply(method, request, steps, deadline)
+            self._note_ambiguous(attempts, steps, request.run_id)
             raise
-        self.step_count = answer.step_count
+        except BaseException:
+            self._note_ambiguous(attempts, steps, request.run_id)
+            raise
+        self.lane.step_count = answer.step_count
         return answer
+
+    def _note_ambiguous(self, attempts: Attempts, steps: int, run_id: int) -> None:
+        if attempts.ambiguous:
+            self._unsettled = _Unsettled(steps, run_id)
 
     async def change(self, method: Callable[..., Awaitable[Any]], request: Message, deadline: Deadline) -> None:
         """Sends what begins a new life of the session (a reset, a new state) and takes it over."""
@@ -121,9 +205,11 @@ class Account:
 
     def adopt(self, session: session_pb2.Session) -> None:
         """Takes the session as the server says it is."""
-        self.uid = session.uid
-        self.step_count = session.step_count
-        self._unsettled = None
+        if session.uid != self.lane.uid:
+            self.lane.leave()  # Its handle is one of another life.
+        self.lane.uid = session.uid
+        self.lane.step_count = session.step_count
+        self._unsettled = self._doubted = None
 
     async def read(self, view: session_pb2.SessionView, deadline: Deadline) -> session_pb2.Session:
         """What the server says the session is, behind the runs that it has taken before."""
@@ -141,8 +227,40 @@ class Account:
                 somebody else's run brought it there. It is raised again until ``adopt``.
             SessionNotFoundError: the session is gone, or somebody else began a new life of it.
         """
-        if self._unsettled is not None:
-            await self.settle_by(await self.read(session_pb2.SESSION_VIEW_BASIC, deadline), deadline, steps_matter)
+        if self._unsettled is None or await self._is_settled_by_stream(self._unsettled, deadline):
+            return
+        await self.settle_by(await self.read(session_pb2.SESSION_VIEW_BASIC, deadline), deadline, steps_matter)
+
+    async def _is_settled_by_stream(self, unsettled: _Unsettled, deadline: Deadline) -> bool:
+        """Waits a little for the answer to a step that was given up: then nobody has to be asked."""
+        if unsettled.lost is None:
+            return False
+        verdict = await unsettled.lost.wait(max(min(PATIENCE_S, deadline.remaining_s()), 0.0))
+        if verdict.outcome is Outcome.UNKNOWN:
+            return False
+        if verdict.outcome is Outcome.APPLIED:
+            self.lane.step_count = verdict.step_count
+        self._unsettled = None
+        return True
+
+    async def was_lost_run(self, deadline: Deadline) -> bool:
+        """After a refusal for its step number: whether a lost run was applied after all, and takes it into account.
+
+        A message that was under way on a broken connection may reach the server after the question about it did.
+        """
+        doubted = self._doubted
+        if doubted is None:
+            return False
+        session = await self.read(session_pb2.SESSION_VIEW_BASIC, deadline)
+        if (
+            session.uid != self.uid
+            or session.last_run_id != doubted.run_id
+            or session.step_count != self.step_count + doubted.steps
+        ):
+            return False
+        self.lane.step_count = session.step_count
+        self._doubted = None
+        return True
 
     async def settle_by(self, session: session_pb2.Session, deadline: Deadline, steps_matter: bool = True) -> None:
         """The same by what was read just now; without an open question only the life is compared."""
@@ -168,5 +286,6 @@ class Account:
                 f"server is at {session.step_count}, by somebody else's steps; refresh() takes it as it is",
                 metadata={"expected_step": str(before), "step_count": str(session.step_count)},
             )
-        self.step_count = session.step_count
+        self._doubted = None if was_applied else lost
+        self.lane.step_count = session.step_count
         self._unsettled = None

@@ -9,6 +9,7 @@ A connection belongs to the event loop in which it is first used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve_client.cells import Cell, Model
 from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import Definition, Weights
+from cellserve_client.groups import SessionGroup, create_group
 from cellserve_client.ids import new_request_id
 from cellserve_client.models import ModelInfo, info_from_proto, resource_name
 from cellserve_client.opening import Opening
@@ -31,7 +33,7 @@ from cellserve_client.session_info import info_from_proto as session_info_from_p
 from cellserve_client.sessions import Session, create_session
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S, Transport
 
-__all__ = ["Cell", "Model", "Server", "Session", "connect"]
+__all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
 PAGE_SIZE = 1000
 
@@ -42,6 +44,7 @@ def connect(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     retry: RetryPolicy | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    coalesce: bool = True,
 ) -> Server:
     """Names a server. Nothing is sent before the first request.
 
@@ -50,11 +53,16 @@ def connect(
         timeout_s: how long a call may take when it does not say, in seconds.
         retry: how failed requests are repeated; None: the defaults of ``RetryPolicy``.
         max_message_bytes: the largest answer that is taken.
+        coalesce: whether the steps of many sessions go out together, as few messages on one stream. False: each is a
+            request of its own, for proxies that cut streams.
 
     Raises:
         FieldInvalidError: an argument is not of its form.
     """
-    return Server(Transport(address, timeout_s=timeout_s, policy=retry, max_message_bytes=max_message_bytes))
+    transport = Transport(
+        address, timeout_s=timeout_s, policy=retry, max_message_bytes=max_message_bytes, coalesce=coalesce
+    )
+    return Server(transport)
 
 
 class Server:
@@ -175,6 +183,40 @@ class Server:
                 ttl_s=ttl_s,
                 initial_state=initial_state,
                 deadline=deadline,
+            )
+
+        return Opening(create)
+
+    def session_group(
+        self,
+        model: str | RemoteCell,
+        count: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Opening[SessionGroup]:
+        """Makes many sessions that one array steps: ``await`` it, or use it in ``async with``, which deletes them.
+
+        Args:
+            model: a model's name (its newest version is taken), or a model or cell of this server.
+            count: how many new sessions; 0: none yet. None with ``ids``.
+            ids: the sessions' ids; those that are not there are made.
+            batch_size: the rows of each; None: one row, without a batch dimension.
+            ttl_s: how long those that are made live without being used, in seconds; None: the server's default.
+            timeout_s: for the whole; None: the connection's timeout for each message of some thousand sessions.
+
+        Raises:
+            CellServeError: why the first session could not be had.
+        """
+        if isinstance(model, RemoteCell):
+            return model.session_group(count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s)
+
+        async def create() -> SessionGroup:
+            info = await self._model_info(resource_name(model), self._transport.deadline(timeout_s))
+            return await create_group(
+                self._transport, info, count=count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s
             )
 
         return Opening(create)

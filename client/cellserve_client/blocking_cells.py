@@ -12,6 +12,7 @@ from cellserve.errors import FieldInvalidError
 from cellserve.states import NestedState, Structure
 from cellserve_client import cells, remote
 from cellserve_client.arrays import Inputs, Outputs
+from cellserve_client.blocking_groups import SessionGroup
 from cellserve_client.blocking_sessions import Connection, Session
 from cellserve_client.models import ModelInfo
 from cellserve_client.raw_loop import LoopFunction, RawResult, raw_steps
@@ -153,6 +154,19 @@ class RemoteCell:
             timeout_s=timeout_s,
         )
         return Session(self._connection, self._connection.run(opening.open()))
+
+    def session_group(
+        self,
+        count: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> SessionGroup:
+        """Makes many sessions on this cell that one array steps; see ``aio.Server.session_group``."""
+        opening = self.remote.session_group(count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s)
+        return SessionGroup(self._connection, self._connection.run(opening.open()))
 
 
 class Cell(RemoteCell):

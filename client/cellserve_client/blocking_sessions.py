@@ -11,8 +11,10 @@ import numpy.typing as npt
 from cellserve.states import NestedState
 from cellserve_client import sessions
 from cellserve_client.arrays import Inputs, Outputs
+from cellserve_client.blocking_steps import ThreadStep
 from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import OutputMode
+from cellserve_client.portal import HandedOver
 from cellserve_client.session_info import SessionInfo
 
 Result = TypeVar("Result")
@@ -23,6 +25,10 @@ class Connection(Protocol):
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Runs a coroutine in the connection's own event loop and waits for its result."""
+        ...
+
+    def wait_for(self, call: HandedOver[Result]) -> Result:
+        """Begins a call in the connection's own event loop and waits for its result."""
         ...
 
 
@@ -60,7 +66,11 @@ class Session:
         return self._session.step_count
 
     def step(self, inputs: Inputs, *, timeout_s: float | None = None) -> Outputs:
-        """One step; see ``sessions.Session.step``."""
+        """One step; see ``sessions.Session.step``. The steps of many threads go out together, in few messages."""
+        stepper = self._session.stepper
+        data = stepper.snapshot(inputs)
+        if data is not None:
+            return self._connection.wait_for(ThreadStep(stepper, data, stepper.deadline(timeout_s)))
         return self._connection.run(self._session.step(inputs, timeout_s=timeout_s))
 
     def run(

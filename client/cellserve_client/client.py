@@ -7,7 +7,7 @@ the calls mean, and what they raise, is said at the coroutines of the same names
 from __future__ import annotations
 
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,15 +17,16 @@ from cellserve.cells import CellDescription
 from cellserve.states import NestedState
 from cellserve_client import aio
 from cellserve_client.blocking_cells import Cell, Model, RemoteCell
+from cellserve_client.blocking_groups import SessionGroup
 from cellserve_client.blocking_sessions import Session
 from cellserve_client.definitions import Weights
 from cellserve_client.models import ModelInfo
-from cellserve_client.portal import Portal
+from cellserve_client.portal import HandedOver, Portal
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
-__all__ = ["Cell", "Model", "Server", "Session", "connect"]
+__all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
 Result = TypeVar("Result")
 
@@ -36,9 +37,12 @@ def connect(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     retry: RetryPolicy | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    coalesce: bool = True,
 ) -> Server:
     """Names a server; see ``aio.connect``. Nothing is sent before the first request."""
-    return Server(aio.connect(address, timeout_s=timeout_s, retry=retry, max_message_bytes=max_message_bytes))
+    return Server(
+        aio.connect(address, timeout_s=timeout_s, retry=retry, max_message_bytes=max_message_bytes, coalesce=coalesce)
+    )
 
 
 class Server:
@@ -60,6 +64,10 @@ class Server:
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         """Runs a coroutine in the connection's own event loop and waits for its result."""
         return self._portal.run(coroutine)
+
+    def wait_for(self, call: HandedOver[Result]) -> Result:
+        """Begins a call in the connection's own event loop and waits for its result."""
+        return self._portal.wait_for(call)
 
     def cell(
         self,
@@ -106,6 +114,27 @@ class Server:
             timeout_s=timeout_s,
         )
         return Session(self, self.run(opening.open()))
+
+    def session_group(
+        self,
+        model: str | RemoteCell,
+        count: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> SessionGroup:
+        """Makes many sessions that one array steps; ``with`` deletes them. See ``aio.Server.session_group``."""
+        opening = self._server.session_group(
+            model.remote if isinstance(model, RemoteCell) else model,
+            count,
+            ids=ids,
+            batch_size=batch_size,
+            ttl_s=ttl_s,
+            timeout_s=timeout_s,
+        )
+        return SessionGroup(self, self.run(opening.open()))
 
     def open_session(self, session_id: str, *, timeout_s: float | None = None) -> Session:
         """Attaches to a session that is there; see ``aio.Server.open_session``."""

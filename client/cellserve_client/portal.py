@@ -7,12 +7,13 @@ import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from cellserve.errors import FailedPreconditionError, RunCancelledError
+from cellserve.errors import CellServeError, FailedPreconditionError, RunCancelledError
 from cellserve_client.transport import require_process
 
 Result = TypeVar("Result")
+Output = TypeVar("Output", covariant=True)
 STOP_TIMEOUT_S = 10.0
 
 
@@ -52,6 +53,14 @@ class _Call(Generic[Result]):
             self._coroutine.close()
 
 
+class HandedOver(Protocol[Output]):
+    """What a thread has begun in the loop. ``begin`` and ``interrupt`` run there; an interruption may come too late."""
+
+    def begin(self) -> None: ...
+    def wait(self) -> Output: ...
+    def interrupt(self) -> None: ...
+
+
 class Portal:
     """An event loop in a thread of its own, for callers in any other thread.
 
@@ -68,6 +77,8 @@ class Portal:
         # Held while something is handed to the loop: nothing is handed over after the end of it.
         self._entrance = threading.Lock()
         self._is_open = True
+        # What threads have handed over since the loop last looked: one wake-up for all of it.
+        self._inbox: list[Callable[[], None]] = []
         ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = concurrent.futures.Future()
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name=name, daemon=True)
@@ -109,12 +120,39 @@ class Portal:
                 call.cancel()
             raise
 
+    def wait_for(self, call: HandedOver[Result]) -> Result:
+        """Begins a call in the loop and waits for it; many threads' calls are begun together.
+
+        Raises:
+            FailedPreconditionError: in a fork, after ``stop``, or from within the loop itself.
+            Exception: whatever the call raises.
+        """
+        self._require_usable()
+        if not self._hand_over(call.begin):
+            raise _closed()
+        try:
+            return call.wait()
+        except CellServeError:
+            raise
+        except BaseException:  # The waiting was interrupted.
+            self._hand_over(call.interrupt)
+            raise
+
     def _hand_over(self, function: Callable[[], None]) -> bool:
         """Has the loop call a function, unless it is about to end."""
         with self._entrance:
             if self._is_open:
-                self._loop.call_soon_threadsafe(function)
+                if not self._inbox:
+                    # Before the function is there, so that an interruption in between leaves nothing unseen in it.
+                    self._loop.call_soon_threadsafe(self._take_inbox)
+                self._inbox.append(function)
             return self._is_open
+
+    def _take_inbox(self) -> None:
+        with self._entrance:
+            functions, self._inbox = self._inbox, []
+        for function in functions:
+            function()
 
     def _require_usable(self) -> None:
         require_process(self._process_id)

@@ -33,6 +33,7 @@ from cellserve_client.arrays import (
     to_tensors,
 )
 from cellserve_client.deadlines import Deadline
+from cellserve_client.groups import SessionGroup, create_group
 from cellserve_client.models import ModelInfo
 from cellserve_client.opening import Opening
 from cellserve_client.raw_loop import LoopFunction, RawResult, raw_steps
@@ -286,6 +287,27 @@ class RemoteCell(ABC):
                 )
 
             return await self._with_model(None, deadline, send)
+
+        return Opening(create)
+
+    def session_group(
+        self,
+        count: int | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        ttl_s: float | None = None,
+        timeout_s: float | None = None,
+    ) -> Opening[SessionGroup]:
+        """Makes many sessions on this cell that one array steps. See ``Server.session_group``."""
+
+        async def create() -> SessionGroup:
+            async def send(info: ModelInfo) -> SessionGroup:
+                return await create_group(
+                    self._transport, info, count=count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s
+                )
+
+            return await self._with_model(None, self._transport.deadline(timeout_s), send)
 
         return Opening(create)
 

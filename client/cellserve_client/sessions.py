@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,8 @@ from cellserve_client.arrays import (
     as_lengths,
     as_outputs,
     as_state,
-    own_arrays,
     own_state,
     require_leading,
-    to_tensors,
 )
 from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import duration
@@ -34,6 +33,7 @@ from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import Gathered, OutputMode, Piece, cut, lengths_within, selection_of
 from cellserve_client.sequences import answer_arrays, longest_piece, piece_of
 from cellserve_client.session_info import SessionInfo, info_from_proto, session_name
+from cellserve_client.streaming.stepping import Stepper
 from cellserve_client.transport import Transport
 
 
@@ -50,6 +50,7 @@ class Session:
     Attributes:
         model: the model version that it runs on.
         batch_size: its rows; None: one row without a batch dimension.
+        stepper: what steps it, for the blocking client.
     """
 
     def __init__(self, transport: Transport, model: ModelInfo, session: session_pb2.Session) -> None:
@@ -57,6 +58,7 @@ class Session:
         self.batch_size: int | None = session.batch_size or None
         self._transport = transport
         self._account = Account(transport, session)
+        self.stepper = Stepper(transport, self._account, model, self.batch_size)
 
     @property
     def id(self) -> str:
@@ -73,8 +75,8 @@ class Session:
         """The steps applied since creation or reset, as far as this client knows."""
         return self._account.step_count
 
-    async def step(self, inputs: Inputs, *, timeout_s: float | None = None) -> Outputs:
-        """One step.
+    def step(self, inputs: Inputs, *, timeout_s: float | None = None) -> Coroutine[Any, Any, Outputs]:
+        """One step. The steps of many sessions that are awaited at the same time go out together, in few messages.
 
         Args:
             inputs: ``[batch_size, input_size]``, or ``[input_size]`` for a session without a batch size.
@@ -88,22 +90,8 @@ class Session:
             SessionNotFoundError: it expired, or was deleted or reset by somebody else.
             ShapeMismatchError, DtypeMismatchError: the state has not moved.
         """
-        self._account.require_not_ended()
-        arrays = as_inputs(inputs, self.model.inputs)
-        deadline = self._transport.deadline(timeout_s)
-        async with self._account.turn(deadline):
-            await self._account.settle(deadline)
-            request = pb.StepRequest(
-                name=self._account.name,
-                uid=self._account.uid,
-                inputs=to_tensors(arrays),
-                expected_step=self._account.step_count,
-                run_id=new_run_id(),
-            )
-            step = self._transport.recurrent.Step
-            with batch_size_explained(self.batch_size, arrays, self.model.inputs, leading=0):
-                answer: pb.StepResponse = await self._account.apply(step, request, 1, deadline)
-            return as_outputs(own_arrays(answer.outputs), self.model.outputs)
+        # Its coroutine itself, not one around it: that would cost every step.
+        return self.stepper.step(inputs, timeout_s)
 
     async def run(
         self,

@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from cellserve.errors import (
+    STATUS_DETAILS_KEY,
     CellServeError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -25,10 +26,11 @@ from cellserve.errors import (
     from_rpc_error,
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
-from cellserve_client.address import parse_address, unreachable
+from cellserve_client.address import Address, parse_address, unreachable
 from cellserve_client.deadlines import Deadline
 from cellserve_client.outcomes import Attempts
 from cellserve_client.retry import Retrier, RetryPolicy
+from cellserve_client.streaming.mux import Mux
 
 MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
@@ -39,6 +41,13 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 5_000
 FIRST_RECONNECT_MS = 50
 LONGEST_RECONNECT_MS = 2_000
+# Codes that grpc and proxies give a stream that was cut; UNAVAILABLE has words of its own.
+_CUT = (
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.INTERNAL,
+)
 # grpc's words for an answer above this client's limit, within others; SERVER tells of a request above the server's.
 _TOO_LARGE = re.compile(r"(?<!SERVER: )Received message larger than max \((\d+) vs\. (\d+)\)")
 
@@ -51,6 +60,7 @@ class Transport:
         timeout_s: how long a call may take when it does not say, in seconds.
         policy: how failed requests are repeated.
         max_message_bytes: the largest answer that is taken.
+        coalesce: whether the steps of many sessions go out as few messages on one stream.
         clock, sleep, randomness: handed in for tests.
 
     Raises:
@@ -64,23 +74,26 @@ class Transport:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         policy: RetryPolicy | None = None,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        coalesce: bool = True,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         randomness: random.Random | None = None,
     ) -> None:
         self.address = parse_address(address)
-        self.timeout_s = _checked_timeout(timeout_s)
+        self.timeout_s = checked_timeout(timeout_s)
         if max_message_bytes < 1024:
             raise FieldInvalidError(f"max_message_bytes: expected at least 1024; got {max_message_bytes}")
         self.max_message_bytes = max_message_bytes
-        self._retrier = Retrier(policy or RetryPolicy(), randomness or random.Random())
-        self._clock = clock
-        self._sleep = sleep
+        self.retrier = Retrier(policy or RetryPolicy(), randomness or random.Random())
+        self.clock = clock
+        self.sleep = sleep
+        self.coalesce = coalesce
         self._process_id = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._recurrent: Any = None
         self._models: Any = None
+        self._mux: Mux | None = None
         self._closed = False
 
     @property
@@ -95,14 +108,34 @@ class Transport:
         self._open_channel()
         return self._models
 
+    @property
+    def mux(self) -> Mux:
+        """What sends steps on the stream. To be used in a coroutine."""
+        self._open_channel()
+        if self._mux is None:
+            self._mux = Mux(self)
+        return self._mux
+
+    def begin_stream(self) -> Any:
+        """Begins a call of StreamSteps."""
+        return self.recurrent.StreamSteps()
+
+    def stream_error(self, rpc_error: grpc.aio.AioRpcError) -> CellServeError:
+        """What the end of a stream means. One that was cut on its way is a lost connection, whatever grpc calls it."""
+        error = self._error_of(rpc_error, None)
+        has_details = any(key == STATUS_DETAILS_KEY for key, _ in rpc_error.trailing_metadata() or ())
+        if rpc_error.code() in _CUT and not has_details:
+            return UnavailableError(f"lost the stream to {self.address.target}: {error.message}")
+        return error
+
     def deadline(self, timeout_s: float | None) -> Deadline:
         """The deadline of a call that begins now; None: the connection's timeout.
 
         Raises:
             FieldInvalidError: the timeout is not a number of seconds above 0.
         """
-        timeout_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        return Deadline(self._clock() + timeout_s, timeout_s, self._clock)
+        timeout_s = self.timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        return Deadline(self.clock() + timeout_s, timeout_s, self.clock)
 
     async def invoke(
         self,
@@ -133,7 +166,7 @@ class Transport:
                 return await self._send_once(method, request, deadline)
             except CellServeError as error:
                 attempts.failed(error)
-                delay_s = self._retrier.delay_s(error, number, deadline.remaining_s())
+                delay_s = self.retrier.delay_s(error, number, deadline.remaining_s())
                 if delay_s is None:
                     raise
             except BaseException as error:
@@ -141,7 +174,7 @@ class Transport:
                 if isinstance(error, asyncio.CancelledError) and self._closed and not _is_being_cancelled():
                     raise RunCancelledError("the connection was closed while the request was under way") from None
                 raise
-            await self._sleep(delay_s)
+            await self.sleep(delay_s)
 
     async def _send_once(
         self,
@@ -152,24 +185,24 @@ class Transport:
         self._require_open()
         remaining_s = deadline.remaining_s()
         if remaining_s <= 0:
-            raise self._too_late(deadline)
+            raise self.too_late(deadline.timeout_s)
         try:
             response = await method(request() if callable(request) else request, timeout=remaining_s)
         except grpc.aio.AioRpcError as rpc_error:
             if callable(request) and _is_lost_by_grpc(rpc_error):
                 raise UnavailableError("grpc lost the server's answer", retry_after_s=0.0) from rpc_error
             raise self._error_of(rpc_error, deadline) from rpc_error
-        self._retrier.succeeded()
+        self.retrier.succeeded()
         return response
 
-    def _error_of(self, rpc_error: grpc.aio.AioRpcError, deadline: Deadline) -> CellServeError:
+    def _error_of(self, rpc_error: grpc.aio.AioRpcError, deadline: Deadline | None) -> CellServeError:
         error = from_rpc_error(rpc_error)
         if type(error) is UnavailableError and error.retry_after_s is None:
-            return unreachable(self.address, error.message, self._retrier.was_reached)
-        if isinstance(error, DeadlineExceededError):
+            return unreachable(self.address, error.message, self.retrier.was_reached)
+        if isinstance(error, DeadlineExceededError) and deadline is not None:
             # grpc's own words, of which there are several; a server that was in time to refuse has better ones.
-            return self._too_late(deadline) if "Deadline Exceeded" in error.message else error
-        self._retrier.reached()
+            return self.too_late(deadline.timeout_s) if "Deadline Exceeded" in error.message else error
+        self.retrier.reached()
         sizes = _TOO_LARGE.search(error.message) if type(error) is ResourceExhaustedError else None
         if sizes is not None and int(sizes[2]) == self.max_message_bytes:
             return self._too_large(int(sizes[1]))
@@ -182,10 +215,10 @@ class Transport:
             metadata={"size": str(size), "max_message_bytes": str(self.max_message_bytes)},
         )
 
-    def _too_late(self, deadline: Deadline) -> DeadlineExceededError:
+    def too_late(self, timeout_s: float) -> DeadlineExceededError:
+        """What callers get whose time is over, without an answer."""
         return DeadlineExceededError(
-            f"no answer from {self.address.target} within {deadline.timeout_s:g} s",
-            metadata={"timeout_s": f"{deadline.timeout_s:g}"},
+            f"no answer from {self.address.target} within {timeout_s:g} s", metadata={"timeout_s": f"{timeout_s:g}"}
         )
 
     def _require_open(self) -> None:
@@ -198,7 +231,9 @@ class Transport:
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
-            self._channel = grpc.aio.insecure_channel(self.address.target, options=self._channel_options())
+            self._channel = grpc.aio.insecure_channel(
+                self.address.target, options=channel_options(self.address, self.max_message_bytes)
+            )
             # The generated stubs carry no types.
             self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(self._channel)
             self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -207,28 +242,38 @@ class Transport:
                 "this connection belongs to another event loop; call connect(...) again in this one"
             )
 
-    def _channel_options(self) -> list[tuple[str, str | int]]:
-        options: list[tuple[str, str | int]] = [
-            ("grpc.primary_user_agent", "cellserve-client"),
-            ("grpc.max_send_message_length", -1),  # The server's limit counts; its answer says what it is.
-            ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-            ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
-            ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # How long one attempt to connect may take.
-            ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
-            ("grpc.enable_retries", 0),  # Retries are ours: they have a budget and keep their run ids.
-        ]
-        if self.address.is_loopback:
-            options.append(("grpc.enable_http_proxy", 0))  # A proxy cannot reach this machine's own addresses.
-        return options
-
     async def close(self) -> None:
         """Closes the connection; requests under way are cancelled. Again: nothing happens."""
         self._closed = True
+        mux, self._mux = self._mux, None
+        if mux is not None:
+            await mux.close()
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+
+def channel_options(address: Address, max_message_bytes: int) -> list[tuple[str, str | int]]:
+    """The options of a channel. Public, so that what is compared with this client can have the same ones.
+
+    Args:
+        address: the server's.
+        max_message_bytes: the largest answer that is taken.
+    """
+    options: list[tuple[str, str | int]] = [
+        ("grpc.primary_user_agent", "cellserve-client"),
+        ("grpc.max_send_message_length", -1),  # The server's limit counts; its answer says what it is.
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
+        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # How long one attempt to connect may take.
+        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
+        ("grpc.enable_retries", 0),  # Retries are ours: they have a budget and keep their run ids.
+    ]
+    if address.is_loopback:
+        options.append(("grpc.enable_http_proxy", 0))  # A proxy cannot reach this machine's own addresses.
+    return options
 
 
 def require_process(process_id: int) -> None:
@@ -240,7 +285,12 @@ def require_process(process_id: int) -> None:
         )
 
 
-def _checked_timeout(timeout_s: float) -> float:
+def checked_timeout(timeout_s: float) -> float:
+    """The timeout, as a float.
+
+    Raises:
+        FieldInvalidError: it is not a number of seconds above 0.
+    """
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise FieldInvalidError(f"timeout_s: expected seconds above 0, at most {MAX_TIMEOUT_S:g}; got {timeout_s!r}")
     return float(timeout_s)

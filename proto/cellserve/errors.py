@@ -251,6 +251,31 @@ class PartialRunError(CellServeError):
         self.cause = cause
 
 
+class GroupStepError(CellServeError):
+    """Some members of a session group could not be stepped; all others were. Raised once every member is answered.
+
+    Attributes:
+        errors: why, by the member's index.
+        outputs: as the call would have returned them, with zeros in the rows of those that failed.
+        applied: bool, one for each row of ``outputs``: whether its member is known to have taken the step.
+    """
+
+    def __init__(self, errors: dict[int, CellServeError], outputs: Any, applied: Any) -> None:
+        index, first = next(iter(errors.items()))
+        super().__init__(
+            f"{len(errors)} members of the group were not stepped; the first is member {index}: {first.message}",
+            metadata=first.metadata,
+            retry_after_s=first.retry_after_s,
+        )
+        self.errors = errors
+        self.outputs = outputs
+        self.applied = applied
+
+
+# The client's own: they wrap what came over the wire.
+_NEVER_SENT = (PartialRunError, GroupStepError)
+
+
 def _descendants(cls: type[CellServeError]) -> list[type[CellServeError]]:
     return [cls, *(found for child in cls.__subclasses__() for found in _descendants(child))]
 
@@ -261,7 +286,7 @@ def all_reasons() -> frozenset[str]:
 
 
 def _class_for(code: grpc.StatusCode, reason: str) -> type[CellServeError]:
-    candidates = [cls for cls in _descendants(CellServeError) if cls.code is code and cls is not PartialRunError]
+    candidates = [cls for cls in _descendants(CellServeError) if cls.code is code and cls not in _NEVER_SENT]
     for cls in candidates:
         if reason and cls.reason == reason:
             return cls

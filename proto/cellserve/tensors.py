@@ -24,7 +24,7 @@ MAX_ELEMENTS = 1 << 40
 
 Array = npt.NDArray[Any]
 _DTYPES = {number: np.dtype(name).newbyteorder("<") for number, name in type_names.items()}
-_NUMBERS = {name: number for number, name in type_names.items()}
+_NUMBERS = {np.dtype(name): number for number, name in type_names.items()}
 _LITTLE_ENDIAN_HOST = sys.byteorder == "little"
 
 
@@ -47,10 +47,12 @@ def data_type_of(dtype: npt.DTypeLike, field: str) -> tensor_pb2.DataType:
     Raises:
         DtypeMismatchError: the wire has no such type; ``field`` is named.
     """
-    number = _NUMBERS.get(np.dtype(dtype).name)
+    known_dtype = np.dtype(dtype)
+    # Compared by kind and size: byte order is the wire's business.
+    number = _NUMBERS.get(known_dtype if known_dtype.isnative else known_dtype.newbyteorder("="))
     if number is None:
         known = ", ".join(type_names.values())
-        raise DtypeMismatchError(f"{field}: expected one of {known}; got {np.dtype(dtype).name}")
+        raise DtypeMismatchError(f"{field}: expected one of {known}; got {known_dtype.name}")
     return number
 
 

@@ -19,6 +19,7 @@ from cellserve.errors import (
     STATUS_DETAILS_KEY,
     CellServeError,
     FieldInvalidError,
+    GroupStepError,
     InternalError,
     InvalidArgumentError,
     PartialRunError,
@@ -35,9 +36,9 @@ from cellserve.errors import (
 
 
 def all_classes() -> list[type[CellServeError]]:
-    """Every class that crosses the wire. PartialRunError is the client's own: it wraps what came."""
+    """Every class that crosses the wire. The other two are the client's own: they wrap what came."""
     found = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, CellServeError)]
-    return [cls for cls in found if cls is not PartialRunError]
+    return [cls for cls in found if cls not in (PartialRunError, GroupStepError)]
 
 
 class Row(NamedTuple):

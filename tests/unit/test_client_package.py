@@ -24,14 +24,15 @@ EXPORTED = {
         "RetryPolicy",
         "Server",
         "Session",
+        "SessionGroup",
         "SessionInfo",
         "aio",
         "connect",
         "errors",
         "rnn",
     },
-    "cellserve_client.aio": {"Cell", "Model", "Server", "Session", "connect"},
-    "cellserve_client.client": {"Cell", "Model", "Server", "Session", "connect"},
+    "cellserve_client.aio": {"Cell", "Model", "Server", "Session", "SessionGroup", "connect"},
+    "cellserve_client.client": {"Cell", "Model", "Server", "Session", "SessionGroup", "connect"},
     "cellserve_client.load": {"LoadPlan", "LoadReport", "Progress", "run_load"},
     "cellserve_client.rnn": {
         "BasicLSTMCell",
@@ -95,10 +96,11 @@ def test_exported_names(module: str) -> None:
 
 
 def test_both_clients_have_the_same_calls() -> None:
-    for name in ("Server", "Cell", "Model", "Session"):
+    for name in ("Server", "Cell", "Model", "Session", "SessionGroup"):
         blocking, coroutines = getattr(cellserve_client, name), getattr(cellserve_client.aio, name)
         calls = {call for call in dir(coroutines) if not call.startswith("_")}
-        assert calls <= {call for call in dir(blocking) if not call.startswith("_")} | {"model", "batch_size"}, name
+        elsewhere = {"model", "batch_size", "stepper"}
+        assert calls <= {call for call in dir(blocking) if not call.startswith("_")} | elsewhere, name
 
 
 def test_it_imports_with_its_declared_dependencies_alone() -> None:

@@ -12,17 +12,23 @@ import pytest
 from cellserve.tensors import Array
 from cellserve_client import Server, rnn
 from tests.clients import KINDS, Kind, client
-from tests.flaky_proxy import FlakyProxy, flaky_proxy
 from tests.integration.client.helpers import DEPTH, ROWS, STEPS, UNITS, Connect
+from tests.integration.client.stream_proxy import StreamProxy, stream_proxy
 from tests.servers import LoopThread
 
 
 @pytest.fixture(params=KINDS)
-def connected(request: pytest.FixtureRequest, loop_thread: LoopThread) -> Iterator[Connect]:
-    """Connects either client; the connections end with the test."""
+def client_kind(request: pytest.FixtureRequest) -> Kind:
+    """Which client: a test that connects is run with each."""
     kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture
+def connected(client_kind: Kind, loop_thread: LoopThread) -> Iterator[Connect]:
+    """Connects either client; the connections end with the test."""
     with ExitStack() as stack:
-        yield lambda address, retry=None: stack.enter_context(client(kind, loop_thread, address, retry=retry))
+        yield lambda address, retry=None: stack.enter_context(client(client_kind, loop_thread, address, retry=retry))
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def frames() -> Array:
 
 
 @pytest.fixture
-def proxy(loop_thread: LoopThread, server_address: str) -> Iterator[FlakyProxy]:
+def proxy(loop_thread: LoopThread, server_address: str) -> Iterator[StreamProxy]:
     """In front of the server that all tests share."""
-    with flaky_proxy(loop_thread, server_address) as made:
+    with stream_proxy(loop_thread, server_address) as made:
         yield made

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve_client import Server, connect, rnn
+from tests.clients import Kind, client
 from tests.flaky_proxy import FlakyProxy, Loss
 from tests.integration.client.helpers import (
     DEPTH,
@@ -30,9 +32,19 @@ from tests.integration.client.helpers import (
     Connect,
     assert_close,
 )
+from tests.servers import LoopThread
 
 SOON_S = 0.3
 FRAME = np.array([0.1, -0.2, 0.3], np.float32)
+
+
+@pytest.fixture(params=[True, False], ids=["stream", "requests"])
+def connected(request: pytest.FixtureRequest, client_kind: Kind, loop_thread: LoopThread) -> Iterator[Connect]:
+    """Connects either client; steps go over the stream, or are requests of their own. All losses are for both."""
+    with ExitStack() as stack:
+        yield lambda address, retry=None: stack.enter_context(
+            client(client_kind, loop_thread, address, retry=retry, coalesce=request.param)
+        )
 
 
 @pytest.fixture
