@@ -306,6 +306,9 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", min(2 * config.max_message_bytes, INT32_MAX)),
         ("grpc.max_send_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", config.max_concurrent_rpcs),
+        # grpc cancels, without a word, what comes while a thousand calls wait to be looked at; our limit has words.
+        ("grpc.server.max_pending_requests", config.max_concurrent_rpcs),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * config.max_concurrent_rpcs),
         ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_S * 1000),

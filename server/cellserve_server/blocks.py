@@ -65,6 +65,7 @@ class StepBlock:
         "positions",
         "refusal",
         "refusals",
+        "returns",
         "run_ids",
         "seats",
         "sink",
@@ -99,6 +100,7 @@ class StepBlock:
         self.sink = sink
         self.client = client
         self.step_bytes = step_bytes
+        self.returns = seats.returns
         self.taken = 0  # Steps before this one were taken by ticks.
         self.refusal: CellServeError | None = None  # of all that no tick has taken
         self.refusals: dict[int, CellServeError] = {}  # of single positions
@@ -117,6 +119,13 @@ class StepBlock:
     def occupy(self) -> None:
         """Its sessions are its from now on."""
         self.seats.records[self.index, FLAGS] |= BUSY
+
+    def alive(self, steps: slice | Array) -> Array | None:
+        """Which of these steps are of the life that is meant, bool; None: all of them, for no session has ended."""
+        if self.seats.returns == self.returns:
+            return None
+        same: Array = self.seats.column(LIFE, self.index[steps]) == self.lives[steps]
+        return same
 
     def errors_of(self, steps: slice | Array, now: float) -> list[CellServeError | None]:
         """Why each of these steps is not to be done any more; None: it is."""
@@ -152,13 +161,12 @@ def admissible(
     """
     # Seat -1 is the last one; of what is read there nothing is used.
     records = seats.records.take(index, axis=0, mode="wrap")
-    good: Array = (
-        (index >= 0)
-        & (records[:, LIFE] == lives)
-        & ((records[:, FLAGS] & ENGAGED) == 0)
-        & (records.view(np.float64)[:, EXPIRE] > now)
-        & ((expected_steps == records[:, STEP_COUNT]) | (expected_steps == -1))
-    )
     ids = records.view(np.uint64)[:, RUN_ID]
-    good &= (run_ids == 0) | (run_ids != ids)
+    differs = (records[:, LIFE] ^ lives) | (records[:, STEP_COUNT] ^ expected_steps) | (records[:, FLAGS] & ENGAGED)
+    good: Array = (differs == 0) & (index >= 0) & (records.view(np.float64)[:, EXPIRE] > now) & (run_ids != ids)
+    if np.count_nonzero(good) == len(good):
+        return good  # So it is nearly always.
+    unchecked = (expected_steps == -1) & (((records[:, LIFE] ^ lives) | (records[:, FLAGS] & ENGAGED)) == 0)
+    good = ((differs == 0) | unchecked) & (index >= 0) & (records.view(np.float64)[:, EXPIRE] > now)
+    good &= (run_ids != ids) | (run_ids == 0)
     return good

@@ -65,7 +65,7 @@ class ServerConfig:
         1000, "A tick predicted to be shorter runs on the event loop, a longer one in a thread; in microseconds.", 0
     )
     at_once_us: int = _setting(
-        100,
+        150,
         "A single step that finds nothing else to do, and is predicted to be shorter, is done as it comes, without a "
         "tick; in microseconds.",
         0,

@@ -5,6 +5,7 @@ Every error names the field, what was expected and what came.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from cellserve.errors import FieldInvalidError, ShapeMismatchError
 from cellserve.specs import ArraySpec
 from cellserve.states import check_leaves, state_from_proto
-from cellserve.tensors import Array, array_from_tensor, require_count, require_dtype, require_shape
+from cellserve.tensors import Array, array_from_tensor, data_type_of, require_count, require_dtype, require_shape
 from cellserve.v1 import sequence_pb2, state_pb2, tensor_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.fields import shown
@@ -49,6 +50,12 @@ def step_inputs(
         FieldInvalidError: another number of inputs, too many rows, or an id out of range.
         ShapeMismatchError, DtypeMismatchError: an input is of another shape or type.
     """
+    if batch_size is not None and len(tensors) == len(model.inputs):
+        quick = [_expected_array(spec, tensor, batch_size) for spec, tensor in zip(model.inputs, tensors, strict=True)]
+        arrays = [array for array in quick if array is not None]
+        if len(arrays) == len(quick):
+            model.network.check_inputs([array[:, 0] for array in arrays], "inputs")
+            return arrays, max(batch_size, 1)
     require_count(tensors, len(model.inputs), "inputs")
     lead: tuple[int | str, ...] = () if batch_size == 0 else ("batch" if batch_size is None else batch_size,)
     arrays = []
@@ -61,6 +68,20 @@ def step_inputs(
     assert isinstance(rows, int), "a model has at least one input"
     model.network.check_inputs(arrays if lead else [array[np.newaxis] for array in arrays], "inputs")
     return [array.reshape(rows, 1, *spec.shape) for spec, array in zip(model.inputs, arrays, strict=True)], rows
+
+
+def _expected_array(spec: ArraySpec, tensor: tensor_pb2.Tensor, batch_size: int) -> Array | None:
+    """The input if it is all that it should be, ``[rows, 1, ...]``; else the long way says what is wrong with it."""
+    shape = (batch_size, *spec.shape) if batch_size else spec.shape
+    data = tensor.data
+    if (
+        tensor.data_type != data_type_of(spec.dtype, spec.name)
+        or tuple(tensor.shape) != shape
+        or len(data) != math.prod(shape) * spec.dtype.itemsize
+    ):
+        return None
+    array: Array = np.frombuffer(data, spec.dtype.newbyteorder("<")).reshape(max(batch_size, 1), 1, *spec.shape)
+    return array
 
 
 def sequence_inputs(

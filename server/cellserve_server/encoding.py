@@ -48,7 +48,7 @@ def require_answer_fits(
     """
     wanted = ANSWER_OVERHEAD_BYTES
     if steps:
-        wanted += sum(step_bytes(spec, rows * steps) + TENSOR_OVERHEAD_BYTES for spec in model.outputs)
+        wanted += rows * steps * model.output_bytes_per_row + len(model.outputs) * TENSOR_OVERHEAD_BYTES
     if with_state:
         wanted += state_bytes(model, rows)
     if wanted > config.max_message_bytes:
@@ -59,16 +59,17 @@ def require_answer_fits(
         )
 
 
-def step_outputs(model: LoadedModel, result: RunResult, rows: int | None) -> list[tensor_pb2.Tensor]:
-    """The outputs of a run of one step.
+def step_outputs(model: LoadedModel, outputs: Sequence[Array], rows: int | None) -> list[tensor_pb2.Tensor]:
+    """The outputs of one step.
 
     Args:
+        outputs: one for each output of the model, with all its elements in their order.
         rows: the first dimension; None: there is none.
     """
     lead = () if rows is None else (rows,)
     return [
         tensor_from_array(array.reshape(*lead, *spec.shape), spec.name)
-        for array, spec in zip(result.outputs, model.outputs, strict=True)
+        for array, spec in zip(outputs, model.outputs, strict=True)
     ]
 
 

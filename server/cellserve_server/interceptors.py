@@ -169,7 +169,7 @@ class _Call:
 
     def enter(self) -> bool:
         """Begins; whether ``leave`` is due."""
-        self.metrics.started.inc()
+        self.metrics.started.count += 1
         if self._own:
             self._interceptor.enter()
         return self._own

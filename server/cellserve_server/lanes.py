@@ -46,7 +46,7 @@ class Lane:
         return sum(seats.nbytes for seats in list(self._seats.values()))
 
     def predicted_seconds(self, rows: int) -> float | None:
-        """How long a step of so many rows will take, by those before; None: none was seen yet.
+        """How long a step of so many rows will compute, by those before; None: none was seen yet.
 
         It is what those of its size class took, at most what those of the next larger class took, or what those of the
         next smaller one took, for each doubling twice.
@@ -62,7 +62,7 @@ class Lane:
         return self._seconds[nearest] * 2.0 ** (size_class - nearest)
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Learns how long a step took."""
+        """Learns how much processor time a step took."""
         size_class = rows.bit_length()
         known = self._seconds.get(size_class, seconds)
         self._seconds[size_class] = known + SMOOTHING * (seconds - known)

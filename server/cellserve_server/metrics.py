@@ -43,20 +43,21 @@ class RpcMetrics:
 
     def __init__(self, metrics: Metrics, grpc_type: str, service: str, method: str) -> None:
         labels = (grpc_type, service, method)
-        self.started = metrics.rpc_started.labels(*labels)
+        self.started = metrics.teller.counter(metrics.rpc_started.labels(*labels))
         self.received = metrics.teller.counter(metrics.rpc_received.labels(*labels))
         self.sent = metrics.teller.counter(metrics.rpc_sent.labels(*labels))
-        self.seconds = metrics.rpc_seconds.labels(*labels)
+        self.seconds = metrics.teller.histogram(metrics.rpc_seconds.labels(*labels))
         self._labels = labels
-        self._handled = metrics.rpc_handled
-        self._by_code: dict[str, Counter] = {}
+        self._metrics = metrics
+        self._by_code: dict[str, Tally] = {}
 
     def handled(self, code: str, seconds: float) -> None:
         """An RPC ended with this code, so long after it began."""
         child = self._by_code.get(code)
         if child is None:
-            child = self._by_code[code] = self._handled.labels(*self._labels, code)
-        child.inc()
+            handled = self._metrics.rpc_handled.labels(*self._labels, code)
+            child = self._by_code[code] = self._metrics.teller.counter(handled)
+        child.count += 1
         self.seconds.observe(seconds)
 
 

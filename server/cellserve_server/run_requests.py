@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cellserve.errors import FieldInvalidError
+from cellserve.tensors import Array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
 from cellserve_server.decoding import sequence_inputs, state_leaves, step_inputs
@@ -52,25 +53,50 @@ def run_of_call(request: messages.CallRequest, model: LoadedModel, caller: Calle
     return _fitting(run, config, SMALLER_BATCH)
 
 
-def run_of_step(request: messages.StepRequest, session: Session, caller: Caller, config: ServerConfig) -> Run:
+class Step(NamedTuple):
+    """One step of a session, checked.
+
+    Attributes:
+        session: whose.
+        inputs: one ``[rows, 1, ...]`` for each input of the model.
+        rows: the batch size, at least 1.
+        expected_step: the steps applied before it; None: not checked.
+        run_id: 0: none.
+        uid: the life that is meant; empty: whichever there is.
+    """
+
+    session: Session
+    inputs: list[Array]
+    rows: int
+    expected_step: int | None
+    run_id: int
+    uid: str
+
+
+def step_of(request: messages.StepRequest, session: Session, config: ServerConfig) -> Step:
     """One step of a session.
 
     Raises:
         InvalidArgumentError: naming the field, what was expected and what came.
     """
     inputs, rows = step_inputs(session.model, request.inputs, session.batch_size, config)
-    run = Run(
-        session.model,
-        inputs,
-        rows=rows,
-        session=session,
-        uid=request.uid,
-        expected_step=_expected_step_of(request),
-        run_id=request.run_id,
+    require_answer_fits(session.model, rows=rows, steps=1, with_state=False, config=config, advice=SMALLER_BATCH)
+    return Step(session, inputs, rows, _expected_step_of(request), request.run_id, request.uid)
+
+
+def run_of_step(step: Step, caller: Caller) -> Run:
+    """The step as a run."""
+    return Run(
+        step.session.model,
+        step.inputs,
+        rows=step.rows,
+        session=step.session,
+        uid=step.uid,
+        expected_step=step.expected_step,
+        run_id=step.run_id,
         deadline=caller.deadline,
         client=caller.client,
     )
-    return _fitting(run, config, SMALLER_BATCH)
 
 
 def run_of_session_sequence(

@@ -54,10 +54,12 @@ class Seats(Generic[Occupant]):
             for one number.
         occupants: who has each seat.
         slab: the states.
+        returns: how many seats were ever given back: as long as it stands, no life has ended.
     """
 
     def __init__(self, leaf_sizes: Sequence[int], dtype: np.dtype[Any], rows: int) -> None:
         self.rows = rows
+        self.returns = 0
         self._leaf_sizes, self._dtype = tuple(leaf_sizes), dtype
         self._clear()
 
@@ -112,6 +114,7 @@ class Seats(Generic[Occupant]):
     def give_back(self, seat: int) -> None:
         """Takes a seat back. When nobody has any, the memory of a table that had grown is let go."""
         assert self.occupants[seat] is not None, "a seat given back twice"
+        self.returns += 1
         self.occupants[seat] = None
         self.records[seat] = 0
         self._free.append(seat)

@@ -43,6 +43,7 @@ from cellserve_server.run_requests import (
     run_of_plain_sequence,
     run_of_session_sequence,
     run_of_step,
+    step_of,
 )
 from cellserve_server.security import tenant_of
 from cellserve_server.session import Session, SessionKey
@@ -89,18 +90,22 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         run = run_of_call(request, model, self._caller_of(context), self._config)
         result = await self._engine.execute(run)
         return messages.CallResponse(
-            outputs=step_outputs(model, result, run.rows), state=state_message(model, result.leaves)
+            outputs=step_outputs(model, result.outputs, run.rows), state=state_message(model, result.leaves)
         )
 
     async def Step(self, request: messages.StepRequest, context: Context) -> messages.StepResponse:
         """One step of a session."""
-        session = self._session_of(context, request.name, request.uid)
-        run = run_of_step(request, session, self._caller_of(context), self._config)
-        result = await self._engine.execute(run)
+        step = step_of(request, self._session_of(context, request.name, request.uid), self._config)
+        session, model = step.session, step.session.model
+        rows = step.rows if session.batch_size else None
+        inputs = [array[:, 0] for array in step.inputs]
+        done = self._engine.step_at_once(session, session.life, inputs, step.expected_step, step.run_id)
+        if done is not None:
+            step_count, outputs = done
+            return messages.StepResponse(outputs=step_outputs(model, outputs, rows), step_count=step_count)
+        result = await self._engine.execute(run_of_step(step, self._caller_of(context)))
         return messages.StepResponse(
-            outputs=step_outputs(session.model, result, run.rows if session.batch_size else None),
-            step_count=result.step_count,
-            replayed=result.replayed,
+            outputs=step_outputs(model, result.outputs, rows), step_count=result.step_count, replayed=result.replayed
         )
 
     async def RunSequence(self, request: messages.RunSequenceRequest, context: Context) -> messages.RunSequenceResponse:

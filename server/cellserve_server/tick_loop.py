@@ -183,9 +183,7 @@ class TickLoop:
                 return
             batch, outputs, leaves = narrowed
         self._commit_steps(lane, batch, outputs, leaves)
-        seconds = time.perf_counter() - started
-        lane.observe(rows, seconds)
-        self._metrics.tick(lane.label, rows, seconds)
+        self._metrics.tick(lane.label, rows, time.perf_counter() - started)
 
     def _commit_steps(self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]) -> None:
         done = commit(batch, leaves, self._clock())
@@ -216,15 +214,15 @@ class TickLoop:
         self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]
     ) -> tuple[Gathered, list[Array], list[Array]] | None:
         """The batch without the sessions that have ended while it was computed; None: none is left."""
-        masks = [part.alive() for part in batch.parts]
+        masks = [_alive(part) for part in batch.parts]
         masks.append(np.array([run.session is None or not run.session.ended for run in batch.runs], dtype=bool))
         kept = np.concatenate(masks)
-        if kept.all():
+        if np.count_nonzero(kept) == len(kept):
             return batch, outputs, leaves
         now = self._clock()
         parts = [kept_part for part in batch.parts if (kept_part := self._still_wanted_of(lane, part, now, True)).size]
         runs = [run for run in batch.runs if run.session is None or not run.session.ended or self._still_wanted(run)]
-        if not kept.any():
+        if not np.count_nonzero(kept):
             return None
         rows = np.repeat(kept, batch.seats.rows)
         narrowed = Gathered(batch.seats, parts, runs, batch.taken[kept], batch.inputs, batch.leaves)
@@ -279,9 +277,7 @@ class TickLoop:
                 await self._try_chunk(lane, [run])
             return
         scatter_chunk(chunk, outputs, leaves)
-        seconds = time.perf_counter() - started
-        lane.observe(rows, seconds / chunk.steps)
-        self._metrics.tick(lane.label, rows, seconds)
+        self._metrics.tick(lane.label, rows, time.perf_counter() - started)
         for run in runs:
             if run.position < run.steps:
                 self._scheduler.add(_Queue(lane, None), run.client, run, run.rows)
@@ -308,9 +304,13 @@ class TickLoop:
             What the work gave, and whether others had their turn meanwhile.
         """
         predicted = lane.predicted_seconds(rows)
-        if predicted is not None and predicted * steps * 1e6 <= self._config.inline_tick_us:
-            return *work(), False
-        return *await asyncio.get_running_loop().run_in_executor(self._thread, work), True
+        waits = predicted is None or predicted * steps * 1e6 > self._config.inline_tick_us
+        if waits:
+            outputs, leaves, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, _timed, work)
+        else:
+            outputs, leaves, seconds = _timed(work)
+        lane.observe(rows, seconds / steps)
+        return outputs, leaves, waits
 
     def _still_wanted(self, run: Run) -> bool:
         try:
@@ -327,8 +327,8 @@ class TickLoop:
             computed: the tick is over, so that only the end of a session counts.
         """
         block = part.block
-        alive = part.alive()
-        if np.count_nonzero(alive) < len(alive):
+        alive = block.alive(part.steps)
+        if alive is not None:
             self._refuse(lane, part, ~alive, None)
             part = part.narrowed(alive)
         if computed or (block.earliest > now and block.refusal is None and not block.refusals):
@@ -343,6 +343,18 @@ class TickLoop:
     def _refuse(self, lane: Lane, part: Part, mask: Array, error: CellServeError | None) -> None:
         for step in _steps_of(part.narrowed(mask)):
             self._owner.refuse_step(part.block, lane.model, step, error)
+
+
+def _timed(work: Callable[[], Results]) -> tuple[list[Array], list[Array], float]:
+    """What work gives, and the processor time that it took this thread: waiting for a processor predicts nothing."""
+    started = time.thread_time()
+    outputs, leaves = work()
+    return outputs, leaves, time.thread_time() - started
+
+
+def _alive(part: Part) -> Array:
+    alive = part.block.alive(part.steps)
+    return np.ones(part.size, dtype=bool) if alive is None else alive
 
 
 def _steps_of(part: Part) -> list[int]:

@@ -18,7 +18,6 @@ from cellserve_server.seats import (
     BUSY,
     EXPIRE,
     FLAGS,
-    LIFE,
     PLACE,
     RUN_DIGEST,
     RUN_FIRST,
@@ -44,12 +43,6 @@ class Part(NamedTuple):
         if isinstance(self.steps, slice):
             return int(self.steps.stop - self.steps.start)
         return len(self.steps)
-
-    def alive(self) -> Array:
-        """Which of them are of the life that is meant: bool ``[count]``."""
-        block = self.block
-        same: Array = block.seats.column(LIFE, block.index[self.steps]) == block.lives[self.steps]
-        return same
 
     def narrowed(self, kept: Array) -> Part:
         """Those of them that a mask ``[count]`` keeps."""

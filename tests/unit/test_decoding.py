@@ -264,7 +264,7 @@ def test_the_size_of_an_answer_is_never_underrated(rows: int, steps: int, with_s
 
 def test_step_outputs_have_the_shape_of_the_inputs(lstm: LoadedModel) -> None:
     result = RunResult([np.ones((2, 1, UNITS), np.float32)], None, 1, 1, False)
-    assert [list(tensor.shape) for tensor in step_outputs(lstm, result, 2)] == [[2, UNITS]]
+    assert [list(tensor.shape) for tensor in step_outputs(lstm, result.outputs, 2)] == [[2, UNITS]]
     alone = RunResult([np.ones((1, 1, UNITS), np.float32)], None, 1, 1, False)
-    assert [list(tensor.shape) for tensor in step_outputs(lstm, alone, None)] == [[UNITS]]
+    assert [list(tensor.shape) for tensor in step_outputs(lstm, alone.outputs, None)] == [[UNITS]]
     assert np.dtype(FLOAT32) == lstm.description.dtype
