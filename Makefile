@@ -9,6 +9,7 @@ ENVIRONMENT := .venv/.made
 STUB_TOOLS := .venv-stubs/.made
 TORCH := .venv-torch/.made
 ONNX := .venv-onnx/.made
+BENCH := .venv-bench/.made
 BIN := .venv/bin
 PIP_INSTALL := python -m pip install -qq --disable-pip-version-check
 PACKAGES := proto client server
@@ -17,10 +18,10 @@ SOURCES := proto server client tests $(wildcard examples benchmarks docs)
 TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests \
 	$(wildcard examples benchmarks docs)
 
-.PHONY: help demo serve test test-slow test-all lint format proto clean
+.PHONY: help demo serve test test-slow test-all bench bench-quick lint format proto clean
 
 help:  ## Says what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
 
 demo: $(ENVIRONMENT)  ## Streams the speaker-id test recordings through a server, and runs the seed programs
 	@$(BIN)/cellserve demo
@@ -37,6 +38,12 @@ test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(TORCH) $(ONNX)  ## The others: fresh i
 	@.venv-onnx/bin/python -m pytest tests -m onnxruntime
 
 test-all: test test-slow  ## All tests
+
+bench: $(BENCH)  ## The benchmarks, in under ten minutes: a table, JSON and a picture in benchmarks/results
+	@.venv-bench/bin/python -m benchmarks
+
+bench-quick: $(BENCH)  ## The same in a minute, to see that they run; the numbers mean little
+	@.venv-bench/bin/python -m benchmarks --quick
 
 lint: $(ENVIRONMENT)  ## ruff, and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
@@ -83,6 +90,12 @@ $(ONNX): $(ENVIRONMENT) requirements-onnx.txt
 	$(make_environment)
 	@echo "Installing onnxruntime into $(@D), for the tests that need it (once; a minute or so) ..."
 	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt -r requirements-onnx.txt $(OURS)
+	@touch $@
+
+$(BENCH): $(ENVIRONMENT) requirements-bench.txt requirements-onnx.txt
+	$(make_environment)
+	@echo "Installing what the benchmarks compare with, and what they draw with, into $(@D) (once; a minute or so) ..."
+	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-bench.txt $(OURS)
 	@touch $@
 
 $(STUB_TOOLS): proto/requirements-stubs.txt
