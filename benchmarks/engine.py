@@ -6,8 +6,9 @@ import asyncio
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,14 @@ from benchmarks.contestants import description_of, network_of, normal
 from benchmarks.progress import Progress
 from benchmarks.results import Result
 from cellserve.cells import CellDescription
+from cellserve.errors import CellServeError
 from cellserve.specs import place_layers
+from cellserve.tensors import Array
 from cellserve_client import rnn
+from cellserve_server.blocks import StepBlock
+from cellserve_server.seats import LIFE, Seats
+from cellserve_server.session import Session
+from cellserve_server.ticks import Part, commit, gather
 
 CELLS: tuple[tuple[str, CellDescription, int], ...] = (
     ("lstm128", rnn.BasicLSTMCell(128), 128),
@@ -70,16 +77,47 @@ async def measure(plan: Plan, progress: Progress) -> Result:
 
 
 def tick_of(cell: CellDescription, width: int, rows: int) -> Callable[[], None]:
-    """What the server's engine computes in a tick of so many rows, their state carried on from tick to tick."""
+    """A tick of the server's engine over so many sessions: states gathered from their seats, stepped, and committed."""
     network = network_of(cell, width)
-    inputs = [normal(rows, width)]
-    leaves = [np.zeros((rows, size), np.float32) for size in network.leaf_sizes]
+    seats: Seats[Any] = Seats(network.leaf_sizes, network.dtype, rows=1)
+    index = np.array([seats.take(number) for number in range(rows)])
+    for leaf in (0, 1):
+        seats.slab.write(2 * index + leaf, [np.zeros((rows, size), np.float32) for size in network.leaf_sizes])
+    seats.records[index, LIFE] = lives = np.arange(1, rows + 1)
+    block = StepBlock(
+        seats,
+        index=index,
+        lives=lives,
+        inputs=[normal(rows, 1, width)],
+        run_ids=np.arange(1, rows + 1, dtype=np.uint64),
+        digests=np.zeros(rows, np.uint64),
+        deadlines=None,
+        positions=np.arange(rows),
+        sink=_Nobody(),
+        client="benchmark",
+        step_bytes=0,
+    )
+    part = Part(block, slice(0, rows))
 
     def tick() -> None:
-        nonlocal leaves
-        _, leaves = network.step(inputs, leaves)
+        batch = gather(seats, [part], [])
+        _, leaves = network.step(batch.inputs, batch.leaves)
+        commit(batch, leaves, now=0.0)
 
     return tick
+
+
+class _Nobody:
+    """Whom a tick's results do not reach here: what answering takes is measured by the other benchmarks."""
+
+    def stepped(self, positions: Array, step_counts: Array, outputs: Sequence[Array]) -> None:
+        raise NotImplementedError
+
+    def fail(self, position: int, error: CellServeError) -> None:
+        raise NotImplementedError
+
+    def session_at(self, position: int) -> Session:
+        raise NotImplementedError
 
 
 def products_of(cell: CellDescription, width: int, rows: int) -> Callable[[], None]:
