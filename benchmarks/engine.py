@@ -23,7 +23,6 @@ from cellserve.tensors import Array
 from cellserve_client import rnn
 from cellserve_server.blocks import StepBlock
 from cellserve_server.seats import LIFE, Seats
-from cellserve_server.session import Session
 from cellserve_server.ticks import Part, commit, gather
 
 CELLS: tuple[tuple[str, CellDescription, int], ...] = (
@@ -114,9 +113,6 @@ class _Nobody:
         raise NotImplementedError
 
     def fail(self, position: int, error: CellServeError) -> None:
-        raise NotImplementedError
-
-    def session_at(self, position: int) -> Session:
         raise NotImplementedError
 
 

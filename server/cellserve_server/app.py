@@ -273,7 +273,7 @@ class App:
         timeout_s = self._config.drain_timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
         self._draining = True
-        self._log.info("draining", rpcs=self.interceptor.active, runs=self.engine.queued_runs, timeout_s=timeout_s)
+        self._log.info("draining", rpcs=self.interceptor.active, runs=self.engine.queue.runs, timeout_s=timeout_s)
         await self._health.enter_graceful_shutdown()
         self.streams.tell_draining(timeout_s)
         await self.engine.drain(timeout_s)
@@ -288,7 +288,7 @@ class App:
     def note_forced(self) -> None:
         """Logs what a stop cuts off that does not wait for the drain."""
         self._log.warning(
-            "drain_forced", rpcs=self.interceptor.active, runs=self.engine.queued_runs, streams=len(self.streams)
+            "drain_forced", rpcs=self.interceptor.active, runs=self.engine.queue.runs, streams=len(self.streams)
         )
 
     async def stop(self) -> None:

@@ -32,10 +32,6 @@ class StepSink(Protocol):
         """This step was not applied."""
         ...
 
-    def session_at(self, position: int) -> Session:
-        """Whose step it is: asked when the session has ended meanwhile."""
-        ...
-
 
 class StepBlock:
     """Steps of sessions that are at one ``Seats``, each session at most once.
@@ -159,8 +155,8 @@ def admissible(
     Returns:
         bool ``[steps]``.
     """
-    # Seat -1 is the last one; of what is read there nothing is used.
-    records = seats.records.take(index, axis=0, mode="wrap")
+    # For seat -1 the first one is read; nothing of it is used.
+    records = seats.records.take(index, axis=0, mode="clip")
     ids = records.view(np.uint64)[:, RUN_ID]
     differs = (records[:, LIFE] ^ lives) | (records[:, STEP_COUNT] ^ expected_steps) | (records[:, FLAGS] & ENGAGED)
     good: Array = (differs == 0) & (index >= 0) & (records.view(np.float64)[:, EXPIRE] > now) & (run_ids != ids)

@@ -29,11 +29,6 @@ class Chunk(NamedTuple):
     leaves: list[Array]
 
     @property
-    def rows(self) -> int:
-        """The rows of all its runs."""
-        return len(self.lengths)
-
-    @property
     def is_one_step(self) -> bool:
         """Whether it is one step of every row."""
         return self.steps == 1 and all(run.lengths is None for run in self.runs)
@@ -72,7 +67,7 @@ def scatter_chunk(chunk: Chunk, outputs: Sequence[Array], leaves: Sequence[Array
         rows = slice(start, start + run.rows)
         start += run.rows
         steps = min(chunk.steps, run.steps - run.position)
-        run.leaves = [leaf[rows] for leaf in leaves]
+        state = [leaf[rows] for leaf in leaves]
         if run.mode is OutputMode.ALL:
             for target, output in zip(run.outputs, outputs, strict=True):
                 target[:, run.position : run.position + steps] = output[rows, :steps]
@@ -81,6 +76,8 @@ def scatter_chunk(chunk: Chunk, outputs: Sequence[Array], leaves: Sequence[Array
             alive = np.flatnonzero(lengths)
             for target, output in zip(run.outputs, outputs, strict=True):
                 target[alive, 0] = output[rows][alive, lengths[alive] - 1]
+        # Together, and last: a run has made these steps, or none of them.
+        run.leaves = state
         run.position += steps
 
 

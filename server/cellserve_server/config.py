@@ -61,8 +61,11 @@ class ServerConfig:
     max_chunk_steps: int = _setting(
         32, "Time steps by which a tick moves longer runs on at most; a Step waits for no more of them.", 1, 10_000
     )
+    max_chunk_us: int = _setting(
+        1000, "How long such a tick may be predicted to compute, in microseconds; one time step it has at least.", 0
+    )
     inline_tick_us: int = _setting(
-        1000, "A tick predicted to be shorter runs on the event loop, a longer one in a thread; in microseconds.", 0
+        4000, "A tick predicted to be shorter runs on the event loop, a longer one in a thread; in microseconds.", 0
     )
     at_once_us: int = _setting(
         150,

@@ -20,7 +20,6 @@ from cellserve.errors import (
     CellServeError,
     DeadlineExceededError,
     DrainingError,
-    QueueFullError,
     RunCancelledError,
 )
 from cellserve.tensors import Array
@@ -31,8 +30,9 @@ from cellserve_server.incidents import internal_error
 from cellserve_server.lanes import LaneTable, metrics_label
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel
+from cellserve_server.run_queue import RunQueue
 from cellserve_server.runs import Run, RunResult
-from cellserve_server.seats import ENGAGED, FLAGS, LIFE, RUN_ID, STEP_COUNT
+from cellserve_server.seats import BUSY, ENGAGED, FLAGS, LIFE, RUN_ID, STEP_COUNT, StateBudget
 from cellserve_server.session import TWO_TO_64, LastRun, Session
 from cellserve_server.sessions import SessionTable
 from cellserve_server.tick_loop import TickLoop
@@ -54,6 +54,12 @@ class Engine:
         metrics: told of ticks and runs.
         clock: unix seconds, never going back.
         new_id: makes the ids under which bugs are logged.
+
+    Attributes:
+        clock: as given.
+        draining: whether new work is refused, because the server stops.
+        lanes: what is kept for each model.
+        queue: how much is under way.
     """
 
     def __init__(
@@ -66,32 +72,20 @@ class Engine:
     ) -> None:
         self.clock = clock
         self.draining = False
-        self.lanes = LaneTable()
+        # Twice: a table may have grown to twice of what is in it.
+        self.lanes = LaneTable(StateBudget(2 * config.max_state_bytes))
         self._sessions = sessions
         self._config = config
         self._metrics = metrics
         self._new_id = new_id
         self._log = structlog.get_logger("cellserve.engine")
+        self.queue = RunQueue(config)
         self._runs: set[Run] = set()
         self._blocks: dict[StepBlock, int] = {}  # steps of each that are not over
-        self._queued_runs = 0
-        self._queued_bytes = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._room = asyncio.Event()
+        self._orphans: dict[int, Session] = {}  # by life: sessions that have ended while a block had them
         self._waiting_turns = 0
         self._ticks = TickLoop(config, metrics, clock, self)
         self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
-
-    @property
-    def queued_runs(self) -> int:
-        """Runs, the steps of blocks among them, that wait or are under way."""
-        return self._queued_runs
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes of these runs' inputs and outputs."""
-        return self._queued_bytes
 
     def start(self) -> asyncio.Task[None]:
         """Starts the loop. The task ends only by ``stop``, or by a bug: who starts the engine watches it."""
@@ -100,15 +94,16 @@ class Engine:
     async def drain(self, timeout_s: float) -> None:
         """Refuses new work and waits until what is under way is done; what is not by then fails with DRAINING."""
         self.draining = True
+        self.queue.close()
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await asyncio.wait_for(self.queue.idle.wait(), timeout_s)
         except TimeoutError:
-            self._log.warning("drain_timeout", runs_left=self._queued_runs, timeout_s=timeout_s)
+            self._log.warning("drain_timeout", runs_left=self.queue.runs, timeout_s=timeout_s)
             for run in self._runs:
                 run.refuse(draining_error())
             for block in self._blocks:
                 block.cancel(draining_error())
-            await self._idle.wait()  # Each run that is left is refused before its next tick.
+            await self.queue.idle.wait()  # Each run that is left is refused before its next tick.
 
     async def stop(self) -> None:
         """Stops the loop and the compute threads."""
@@ -145,16 +140,16 @@ class Engine:
         """
         if self.draining:
             raise draining_error()
-        self._require_room(run)
+        self.queue.require_room(run.size_bytes)
         self._runs.add(run)
-        self._count_in(1, run.size_bytes)
+        self.queue.add(1, run.size_bytes)
         if run.session is not None and run.session.busy:
             run.session.defer(partial(self._begin, run))
         else:
             self._begin(run)
 
     def submit_block(self, block: StepBlock, model: LoadedModel) -> None:
-        """Takes a block in whose steps are admissible now. ``has_room`` was asked before.
+        """Takes a block in whose steps are admissible now. Room was waited for before.
 
         Raises:
             DrainingError: the server is stopping; no step was taken.
@@ -162,7 +157,7 @@ class Engine:
         if self.draining:
             raise draining_error()
         self._blocks[block] = len(block)
-        self._count_in(len(block), len(block) * block.step_bytes)
+        self.queue.add(len(block), len(block) * block.step_bytes)
         self._ticks.add_block(self.lanes[model], block)
 
     def step_at_once(
@@ -181,7 +176,7 @@ class Engine:
             The step count after it, and one ``[rows, ...]`` for each output. None: this step has to go the ordinary
             way, which also says what is wrong with it if something is; nothing has moved.
         """
-        if self._queued_runs or self.draining or session.ended:
+        if self.queue.runs or self.draining or session.ended:
             return None
         lane = self.lanes[session.model]
         predicted_s = lane.predicted_seconds(session.rows)
@@ -228,7 +223,7 @@ class Engine:
             turn.take()
             return future
         if self._waiting_turns >= self._config.max_queued_runs:
-            raise self._queue_full(f"{self._waiting_turns} operations wait for their turn")
+            raise self.queue.full(f"{self._waiting_turns} operations wait for their turn")
         self._waiting_turns += 1
         session.defer(partial(self._take_turn, turn))
         return future
@@ -239,51 +234,12 @@ class Engine:
 
     def release(self, session: Session) -> None:
         """A session is over: its seat goes back, its run under way is dropped, what waits for it is told in turn."""
+        if session.active is None and session.seats.words[session.base + FLAGS] & BUSY:
+            self._orphans[session.life] = session  # A block has it, and will look for it.
         session.seats.give_back(session.seat)
         if session.active is not None:
             session.active.refuse(self._sessions.ended_error(session))
         self.lanes.tidy(session.model)
-
-    def has_room(self, runs: int, size_bytes: int, share: float = 1.0) -> bool:
-        """Whether so many runs of so many bytes in all would be taken. Any would where there is no other.
-
-        Args:
-            share: of the queue's limits that they may fill, with what is there.
-        """
-        if not self._queued_runs:
-            return True
-        return (
-            self._queued_runs + runs <= self._config.max_queued_runs * share
-            and self._queued_bytes + size_bytes <= self._config.max_queued_bytes * share
-        )
-
-    async def room(self) -> None:
-        """Waits until some run is over."""
-        self._room.clear()
-        await self._room.wait()
-
-    def _require_room(self, run: Run) -> None:
-        if not self.has_room(1, run.size_bytes):
-            raise self._queue_full(
-                f"{self._queued_runs} of {self._config.max_queued_runs} runs, "
-                f"{self._queued_bytes} of {self._config.max_queued_bytes} bytes"
-            )
-
-    def _queue_full(self, how: str) -> QueueFullError:
-        return QueueFullError(f"the queue is full: {how}", retry_after_s=self._config.queue_full_retry_ms / 1000)
-
-    def _count_in(self, runs: int, size_bytes: int) -> None:
-        self._queued_runs += runs
-        self._queued_bytes += size_bytes
-        self._idle.clear()
-
-    def _count_out(self, model: LoadedModel, runs: int, size_bytes: int, outcome: str) -> None:
-        self._queued_runs -= runs
-        self._queued_bytes -= size_bytes
-        self._metrics.runs_done(metrics_label(model), outcome, runs)
-        if not self._queued_runs:
-            self._idle.set()
-        self._room.set()
 
     # --- how a run begins -------------------------------------------------------------------------------------
 
@@ -295,20 +251,23 @@ class Engine:
             if session is not None:
                 self._sessions.check_life(session, run.uid)
                 run.replaying = is_repeat(run, session)
+            run.prepare()
         except CellServeError as error:
             self._settle(run, error)
-            return
+        except MemoryError as error:
+            self._settle(run, self.bug(run.model, error))
+        else:
+            self._start(run)
+
+    def _start(self, run: Run) -> None:
         if run.steps == 0 or run.rows == 0:
-            run.allocate_outputs()
             self._settle_without_steps(run)
-            return
-        if not run.model.steppable:
-            run.allocate_outputs()
+        elif not run.model.steppable:
             self._whole.begin(run)
-            return
-        if session is not None:
-            session.occupy(run)
-        self._ticks.add_run(self.lanes[run.model], run)
+        else:
+            if run.session is not None:
+                run.session.occupy(run)
+            self._ticks.add_run(self.lanes[run.model], run)
 
     # --- how work ends ----------------------------------------------------------------------------------------
 
@@ -365,13 +324,12 @@ class Engine:
         Args:
             error: why; None: its session has ended.
         """
-        session = block.sink.session_at(int(block.positions[step]))
-        if error is None:
-            error = self._sessions.ended_error(session)
+        session = self._orphans.pop(int(block.lives[step]), None) or block.seats.occupants[int(block.index[step])]
+        assert session is not None, "a session that a block has is at its seat, or has ended"
+        error = error or self._sessions.ended_error(session)
         block.sink.fail(int(block.positions[step]), error)
         self.steps_over(block, model, 1, outcome_of(error))
-        if not session.ended and session.life == int(block.lives[step]):
-            session.vacate()
+        session.vacate()
         self.go_on(session)
 
     def go_on(self, session: Session) -> None:
@@ -390,6 +348,10 @@ class Engine:
         kept = None if leaves is None else list(leaves)
         run.result = RunResult(run.outputs, kept, step_count, run.steps, replayed=False)
         self._settle(run, None)
+
+    def _count_out(self, model: LoadedModel, runs: int, size_bytes: int, outcome: str) -> None:
+        self._metrics.runs_done(metrics_label(model), outcome, runs)
+        self.queue.remove(runs, size_bytes)
 
     def _settle(self, run: Run, error: CellServeError | None) -> None:
         """Answers."""

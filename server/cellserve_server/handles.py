@@ -72,8 +72,8 @@ class Handles:
 
     def look_up(self, handles: Array) -> tuple[Array, Array]:
         """The seats and the lives of the sessions under handles, int64 each; -1 and 0 where the columns have none."""
-        # Wrapped around where a handle is beyond the columns, and then set to none.
-        found = self._columns.take(handles, axis=1, mode="wrap")
+        # Any other where a handle is beyond the columns, and then set to none. (Not "wrap": numpy subtracts in a loop.)
+        found = self._columns.take(handles, axis=1, mode="clip")
         known = handles < self._columns.shape[1]
         return np.where(known, found[0] - 1, -1), np.where(known, found[1], 0)
 

@@ -41,7 +41,7 @@ class InputDigests:
         """
         first = inputs[0]
         if self._are_words and rows == 1 and first.flags.c_contiguous:
-            words: Array = first.view(np.uint64).reshape(-1, len(self._weights))
+            words: Array = first.reshape(-1).view(np.uint64).reshape(-1, len(self._weights))
             digests: Array = np.add.reduce(words * self._weights, axis=1)
             return digests
         joined = self._joined(inputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cellserve_server.models import LoadedModel
-from cellserve_server.seats import Seats
+from cellserve_server.seats import Seats, StateBudget
 from cellserve_server.session import Session
 
 SMOOTHING = 0.2
@@ -17,13 +17,18 @@ def metrics_label(model: LoadedModel) -> str:
 class Lane:
     """One model's seats and timings. Compared and hashed by identity.
 
+    Args:
+        model: the model version.
+        budget: what the memory for states is taken from.
+
     Attributes:
         model: the model version.
         label: what metrics call the model.
     """
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, budget: StateBudget) -> None:
         self.model = model
+        self._budget = budget
         self.label = metrics_label(model)
         self._seats: dict[int, Seats[Session]] = {}
         self._seconds: dict[int, float] = {}  # of one step, by the size class of the tick: the bit length of its rows
@@ -32,7 +37,7 @@ class Lane:
         """The seats of its sessions of so many rows."""
         seats = self._seats.get(rows)
         if seats is None:
-            seats = self._seats[rows] = Seats(self.model.leaf_sizes, self.model.description.dtype, rows)
+            seats = self._seats[rows] = Seats(self.model.leaf_sizes, self.model.description.dtype, rows, self._budget)
         return seats
 
     @property
@@ -69,20 +74,22 @@ class Lane:
 
 
 class LaneTable:
-    """The lanes by model; a model that has gone keeps its lane until the last seat is given back."""
+    """The lanes by model; a model that has gone keeps its lane until the last seat is given back.
 
-    def __init__(self) -> None:
+    Args:
+        budget: what the memory for states is taken from.
+    """
+
+    def __init__(self, budget: StateBudget) -> None:
+        self._budget = budget
         self._lanes: dict[LoadedModel, Lane] = {}
         self._gone: set[LoadedModel] = set()
 
     def __getitem__(self, model: LoadedModel) -> Lane:
         lane = self._lanes.get(model)
         if lane is None:
-            lane = self._lanes[model] = Lane(model)
+            lane = self._lanes[model] = Lane(model, self._budget)
         return lane
-
-    def __len__(self) -> int:
-        return len(self._lanes)
 
     def slab_bytes(self) -> int:
         """The bytes of all states, free places too. May be called by another thread."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine import Engine, draining_error
@@ -46,8 +45,8 @@ class SessionOperations:
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0  # unix seconds
         metrics.watch(
-            queue_runs=lambda: self.engine.queued_runs,
-            queue_bytes=lambda: self.engine.queued_bytes,
+            queue_runs=lambda: self.engine.queue.runs,
+            queue_bytes=lambda: self.engine.queue.size_bytes,
             sessions=lambda: len(self.sessions),
             state_bytes=lambda: self.sessions.state_bytes,
             slab_bytes=self.engine.lanes.slab_bytes,
@@ -70,7 +69,7 @@ class SessionOperations:
             leaves: the state to begin with, ``[rows, units]`` each, checked before; None: zeros.
 
         Raises:
-            DrainingError, SessionExistsError, QuotaExceededError: nothing was made.
+            DrainingError, SessionExistsError, QuotaExceededError, ModelNotFoundError, MemoryError: nothing was made.
         """
         if self.engine.draining:
             raise draining_error()
@@ -83,7 +82,7 @@ class SessionOperations:
                 self._config.default_ttl_s if ttl_s is None else ttl_s,
                 self.engine.lanes[model].seats(max(batch_size, 1)),
             )
-        except (CellServeError, MemoryError):
+        except BaseException:
             self._models.release(model)
             raise
         session.write_state(leaves)
@@ -167,8 +166,10 @@ class SessionOperations:
 
         def fork() -> SessionSnapshot:
             self.sessions.check_life(session, uid)
-            copy = self.create(new_key, session.model, session.batch_size, session.ttl_s, session.read_state())
-            copy.step_count = session.step_count
+            # Read before: making the copy may end the session, if the copy is to take its own, expired name.
+            step_count, leaves = session.step_count, session.read_state()
+            copy = self.create(new_key, session.model, session.batch_size, session.ttl_s, leaves)
+            copy.step_count = step_count
             return copy.snapshot()
 
         return await self.engine.in_turn(session, fork)
@@ -204,14 +205,17 @@ class SessionOperations:
                 return
             self._timer.cancel()
         self._rings_at = rings_at
-        self._timer = asyncio.get_running_loop().call_later(rings_at - now, self._expire)
+        self._timer = asyncio.get_running_loop().call_later(rings_at - now, self.expire_now)
 
-    def _expire(self) -> None:
-        self._timer = None
+    def expire_now(self) -> None:
+        """Ends the sessions whose time is over, a portion at a time, and sees to it that the next ones are."""
+        if self._timer is not None:
+            self._timer.cancel()  # One that was set since this was due.
+            self._timer = None
         due = self.sessions.expire_due()
         if due is None:
             return
         if due <= self._clock():
-            asyncio.get_running_loop().call_soon(self._expire)  # There are more; the others get their turn between.
+            asyncio.get_running_loop().call_soon(self.expire_now)  # There are more; the others get their turn between.
         else:
             self._watch_expiry(due)

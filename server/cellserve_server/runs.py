@@ -148,6 +148,11 @@ class Run:
             self.refusal = error
 
     @property
+    def is_plain_step(self) -> bool:
+        """Whether it is a session's next step: then it shares ticks with blocks, and its state stays at its seat."""
+        return self.session is not None and self.is_step and not self.replaying
+
+    @property
     def is_step(self) -> bool:
         """Whether it is a single step of all its rows."""
         return self.time == 1 and self.lengths is None
@@ -158,12 +163,25 @@ class Run:
             return self.time
         return 1 if self.mode is OutputMode.LAST else 0
 
-    def allocate_outputs(self) -> None:
-        """Makes the arrays that the ticks fill; zeros, as it is past a row's length."""
+    def prepare(self) -> None:
+        """Its turn has come: makes the arrays that its ticks fill and work on.
+
+        Raises:
+            MemoryError: nothing was begun.
+        """
+        # Zeros, as it is past a row's length.
         if self.mode is not OutputMode.NONE:
             self.outputs = [
                 np.zeros((self.rows, self.output_time(), *spec.shape), spec.dtype) for spec in self.model.outputs
             ]
+
+        if self.session is not None:
+            if not self.is_plain_step:
+                self.leaves = self.session.read_state(previous=self.replaying)
+        elif self.initial_leaves is not None:
+            self.leaves = self.initial_leaves
+        else:
+            self.leaves = [np.zeros((self.rows, size), self.model.description.dtype) for size in self.model.leaf_sizes]
 
     def _digest(self) -> int:
         """A checksum of the inputs, so that a run_id that comes back with other inputs is found out.

@@ -1,12 +1,13 @@
 """What the next tick takes. Pure: no clock, no arrays, no I/O.
 
-Work lies in lanes (the single steps of a model's sessions, its longer runs), and within a lane by client. Lanes take
-turns, and within a tick clients do: each gets an equal share of the tick's rows, and what is left over goes round
-again. Who was not served comes first the next time; what wants another step goes to the end of its client's line.
+Work lies in lanes (models), there in queues (the single steps of one batch size, the longer runs), and there in lines,
+one for each client. A tick takes from one queue. Lanes take turns. Within a lane clients do, and each client's queues:
+the queue of the client whose turn it is is the tick's, and whoever has work in that queue shares the tick, each an
+equal part of its rows; what is left over goes round again. Who was served goes to the end.
 
-So, with L lanes that have work and C clients in a lane, the first work in a client's line is in the L-th tick from now
-at the latest if its rows fit into a C-th of a tick, and in the (L * C)-th whatever its rows: no number of sequences,
-however long, and no other client's backlog, holds it up for longer.
+So with L lanes that have work and C clients in a lane, a client waits for at most L * C ticks, however long the
+sequences are and whatever the others have in line; usually for L, or 2 L where there are longer runs, since most share
+each tick.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 Lane = TypeVar("Lane", bound=Hashable)
+Queue = TypeVar("Queue", bound=Hashable)
 Item = TypeVar("Item")
 
 
@@ -37,8 +39,54 @@ class _Waiting(Generic[Item]):
         self.positions = positions
 
 
-class Scheduler(Generic[Lane, Item]):
-    """Ready work by lane and client.
+class _Work(Generic[Queue, Item]):
+    """The work of a lane.
+
+    Attributes:
+        turns: the clients in the order of their turns, each with its queues in the order of theirs.
+        lines: for each queue the clients that have work in it, in the order in which they are dealt to.
+    """
+
+    def __init__(self) -> None:
+        self.turns: OrderedDict[Hashable, OrderedDict[Queue, None]] = OrderedDict()
+        self.lines: dict[Queue, OrderedDict[Hashable, deque[_Waiting[Item]]]] = {}
+
+    def add(self, queue: Queue, client: Hashable, waiting: _Waiting[Item]) -> None:
+        """Puts work at the end of its client's line."""
+        clients = self.lines.setdefault(queue, OrderedDict())
+        if client in clients:
+            clients[client].append(waiting)
+        else:
+            clients[client] = deque((waiting,))
+            self.turns.setdefault(client, OrderedDict())[queue] = None
+
+    def take(self, rows: int) -> tuple[Queue, list[Taken[Item]]]:
+        """Takes a tick of at most so many rows; a larger position is taken alone."""
+        client, queues = next(iter(self.turns.items()))
+        queue = next(iter(queues))
+        clients = self.lines[queue]
+        clients.move_to_end(client, last=False)
+        taken, served = _deal(clients, rows)
+        for name in served:
+            self._note_served(name, queue)
+        if not clients:
+            del self.lines[queue]
+        return queue, taken
+
+    def _note_served(self, client: Hashable, queue: Queue) -> None:
+        queues = self.turns[client]
+        if self.lines[queue].get(client):
+            queues.move_to_end(queue)
+        else:
+            del self.lines[queue][client], queues[queue]
+        if queues:
+            self.turns.move_to_end(client)
+        else:
+            del self.turns[client]
+
+
+class Scheduler(Generic[Lane, Queue, Item]):
+    """Ready work by lane, queue and client.
 
     Args:
         max_tick_rows: rows that one tick takes at most; a larger position is taken alone.
@@ -46,27 +94,24 @@ class Scheduler(Generic[Lane, Item]):
 
     def __init__(self, max_tick_rows: int) -> None:
         self._max_tick_rows = max_tick_rows
-        self._lanes: dict[Lane, OrderedDict[Hashable, deque[_Waiting[Item]]]] = {}
+        self._lanes: dict[Lane, _Work[Queue, Item]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
-    def add(self, lane: Lane, client: Hashable, item: Item, rows: int, positions: int = 1) -> None:
+    def add(self, lane: Lane, queue: Queue, client: Hashable, item: Item, rows: int, positions: int = 1) -> None:
         """Puts work that is ready at the end of its client's line.
 
         Args:
             rows: of each position.
             positions: independent parts of the item, at least 1.
         """
-        clients = self._lanes.get(lane)
-        if clients is None:
-            clients = self._lanes[lane] = OrderedDict()
-        line = clients.get(client)
-        if line is None:
-            line = clients[client] = deque()
-        line.append(_Waiting(item, rows, positions))
+        work = self._lanes.get(lane)
+        if work is None:
+            work = self._lanes[lane] = _Work()
+        work.add(queue, client, _Waiting(item, rows, positions))
 
-    def next_tick(self) -> tuple[Lane, list[Taken[Item]]]:
+    def next_tick(self) -> tuple[Lane, Queue, list[Taken[Item]]]:
         """Takes the work of the next tick, of the lane whose turn it is.
 
         Raises:
@@ -75,33 +120,42 @@ class Scheduler(Generic[Lane, Item]):
         if not self._lanes:
             raise LookupError("nothing is ready")
         lane = next(iter(self._lanes))
-        clients = self._lanes.pop(lane)
-        taken = self._deal(clients)
-        if clients:
-            self._lanes[lane] = clients  # At the end of the dict: the other lanes come first.
-        return lane, taken
+        work = self._lanes.pop(lane)
+        queue, taken = work.take(self._max_tick_rows)
+        if work.turns:
+            self._lanes[lane] = work  # At the end of the dict: the other lanes come first.
+        return lane, queue, taken
 
-    def _deal(self, clients: OrderedDict[Hashable, deque[_Waiting[Item]]]) -> list[Taken[Item]]:
-        taken: list[Taken[Item]] = []
-        left = self._max_tick_rows
-        while clients and left > 0:
-            share = max(left // len(clients), 1)
-            left_before = left
-            for client in list(clients):
-                line = clients[client]
-                # One position is due to everyone, if it fits at all; if it never would, it is taken alone.
-                allowed = min(max(share, line[0].rows), left) if taken else max(share, line[0].rows)
-                used = _take(line, allowed, taken)
-                if used:
-                    clients.move_to_end(client)
-                    left -= used
-                if not line:
-                    del clients[client]
-                if left <= 0:
-                    break
-            if left == left_before:
-                break  # Nobody's next position fits any more.
-        return taken
+
+def _deal(
+    clients: OrderedDict[Hashable, deque[_Waiting[Item]]], rows: int
+) -> tuple[list[Taken[Item]], dict[Hashable, None]]:
+    """Deals a tick's rows out. Lines that become empty stay, for the caller to see.
+
+    Returns:
+        What is taken, and the clients that were served; these stand at the end now.
+    """
+    taken: list[Taken[Item]] = []
+    served: dict[Hashable, None] = {}
+    hungry = list(clients)
+    left = rows
+    while hungry and left > 0:
+        share = max(left // len(hungry), 1)
+        round_, hungry = hungry, []
+        for client in round_:
+            line = clients[client]
+            # One position is due to everyone, if it fits; one that never would is taken alone.
+            allowed = max(share, line[0].rows)
+            used = _take(line, min(allowed, left) if taken else allowed, taken)
+            if used:
+                left -= used
+                served[client] = None
+                clients.move_to_end(client)
+                if line:
+                    hungry.append(client)
+            if left <= 0:
+                break
+    return taken, served
 
 
 def _take(line: deque[_Waiting[Item]], rows: int, taken: list[Taken[Item]]) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from cellserve.errors import QuotaExceededError
 from cellserve.tensors import Array
 from cellserve_server.slab import Slab
 
@@ -34,10 +35,46 @@ WAITING = 4  # something waits for its turn
 ENGAGED = BUSY | WAITING
 
 FIRST_SEATS = 64
-# A large table grows by a quarter: its memory is moved by the page tables, not copied, so that costs little.
-LARGE_BYTES = 64 << 20
+QUOTA_RETRY_S = 1.0
+# A table doubles until it has as much, and then grows by so much: what is added is filled with zeros meanwhile.
+GROWTH_BYTES = 32 << 20
 
 Occupant = TypeVar("Occupant")
+
+
+class StateBudget:
+    """How much memory the states of all tables may take, those of free seats too.
+
+    Args:
+        limit_bytes: None: no limit.
+    """
+
+    def __init__(self, limit_bytes: int | None = None) -> None:
+        self.used_bytes = 0
+        self._limit_bytes = limit_bytes
+
+    def fitting(self, pieces: int, piece_bytes: int) -> int:
+        """How many of so many pieces there is room for; at least 1, which ``take`` may refuse."""
+        if self._limit_bytes is None:
+            return pieces
+        return max(min(pieces, (self._limit_bytes - self.used_bytes) // piece_bytes), 1)
+
+    def take(self, size_bytes: int) -> None:
+        """Counts what a table is about to set aside.
+
+        Raises:
+            QuotaExceededError: that would be too much; nothing was counted.
+        """
+        wanted = self.used_bytes + size_bytes
+        if self._limit_bytes is not None and wanted > self._limit_bytes:
+            raise QuotaExceededError(
+                f"max_state_bytes: the memory set aside for states would become {wanted} bytes; expected at most "
+                f"{self._limit_bytes}, twice the limit. Sessions of many batch sizes, or few that are left of many, "
+                "keep more than they use",
+                metadata={"quota": "max_state_bytes", "limit": str(self._limit_bytes)},
+                retry_after_s=QUOTA_RETRY_S,
+            )
+        self.used_bytes = wanted
 
 
 class Seats(Generic[Occupant]):
@@ -46,6 +83,7 @@ class Seats(Generic[Occupant]):
     Args:
         leaf_sizes, dtype: of the state.
         rows: of each session.
+        budget: what memory is taken from.
 
     Attributes:
         records: int64 ``[seats, COLUMNS]``. Replaced when the table grows: never to be kept.
@@ -57,13 +95,17 @@ class Seats(Generic[Occupant]):
         returns: how many seats were ever given back: as long as it stands, no life has ended.
     """
 
-    def __init__(self, leaf_sizes: Sequence[int], dtype: np.dtype[Any], rows: int) -> None:
+    def __init__(
+        self, leaf_sizes: Sequence[int], dtype: np.dtype[Any], rows: int, budget: StateBudget | None = None
+    ) -> None:
         self.rows = rows
         self.returns = 0
         self._leaf_sizes, self._dtype = tuple(leaf_sizes), dtype
-        self._clear()
+        self._seat_bytes = max(2 * rows * sum(self._leaf_sizes) * dtype.itemsize, 1)
+        self._budget = budget or StateBudget()
+        self._set_empty()
 
-    def _clear(self) -> None:
+    def _set_empty(self) -> None:
         # Empty tables take next to nothing: there is one for each batch size that anybody has ever asked for.
         self.slab = Slab(self._leaf_sizes, self._dtype, self.rows, 0)
         self.occupants: list[Occupant | None] = []
@@ -100,15 +142,17 @@ class Seats(Generic[Occupant]):
 
         Raises:
             MemoryError: there is no memory for more of them.
+            QuotaExceededError: there is to be no memory for more of them.
         """
         if self._free:
             seat = self._free.pop()
-        else:
-            if self._unused == self.capacity:
-                self._grow()
-            seat = self._unused
-            self._unused += 1
+            self.occupants[seat] = occupant
+            return seat
+        seat = self._unused
+        if seat == self.capacity:
+            self._grow()
         self.occupants[seat] = occupant
+        self._unused += 1
         return seat
 
     def give_back(self, seat: int) -> None:
@@ -119,7 +163,8 @@ class Seats(Generic[Occupant]):
         self.records[seat] = 0
         self._free.append(seat)
         if self.taken == 0:
-            self._clear()
+            self._budget.used_bytes -= self.nbytes
+            self._set_empty()
 
     def column(self, number: int, index: Array) -> Array:
         """One column of the records of some seats, int64.
@@ -127,7 +172,7 @@ class Seats(Generic[Occupant]):
         Seats beyond the table's end, which were given back with it, get any other's: who may hold such asks for LIFE.
         """
         # Not records[:, number].take(index): that would copy the whole column first.
-        values: Array = self._flat.take(index * COLUMNS + number, mode="wrap")
+        values: Array = self._flat.take(index * COLUMNS + number, mode="clip")
         return values
 
     def places(self, seats: Array, flags: Array) -> Array:
@@ -137,10 +182,23 @@ class Seats(Generic[Occupant]):
 
     def _grow(self) -> None:
         capacity = self.capacity
-        first = max(FIRST_SEATS // self.rows, 1)
-        wanted = max(first, capacity + (capacity if self.nbytes < LARGE_BYTES else capacity // 4))
-        self.slab.grow(wanted)
-        records = np.zeros((wanted, COLUMNS), np.int64)
-        records[:capacity] = self.records[:capacity]
+        doubled = max(capacity, FIRST_SEATS // self.rows)
+        wanted = max(min(doubled, GROWTH_BYTES // self._seat_bytes), 1)
+        more = self._budget.fitting(wanted, self._seat_bytes)
+        added_bytes = more * self._seat_bytes
+        self._budget.take(added_bytes)
+        try:
+            self.slab.grow(capacity + more)
+            self._grow_records(capacity + more)
+        except BaseException:
+            self._budget.used_bytes -= added_bytes
+            raise
+        self.occupants.extend([None] * more)
+
+    def _grow_records(self, seats: int) -> None:
+        """Makes room for the records of so many seats. By doubling: they are copied, and cost nothing unused."""
+        if seats <= len(self.records):
+            return
+        records = np.zeros((max(seats, 2 * len(self.records)), COLUMNS), np.int64)
+        records[: len(self.records)] = self.records
         self._records_are(records)
-        self.occupants.extend([None] * (wanted - capacity))

@@ -10,10 +10,9 @@ from cellserve.errors import QuotaExceededError, SessionExistsError, SessionNotF
 from cellserve_server.config import ServerConfig
 from cellserve_server.expiry import ExpiryQueue
 from cellserve_server.models import LoadedModel
-from cellserve_server.seats import LIFE, Seats
+from cellserve_server.seats import LIFE, QUOTA_RETRY_S, Seats
 from cellserve_server.session import Session, SessionKey
 
-QUOTA_RETRY_S = 1.0
 EXPIRED_AT_ONCE = 1000
 _CAUSES = {
     "expired": "it expired after its ttl without use",

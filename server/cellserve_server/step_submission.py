@@ -81,15 +81,12 @@ class StepSubmission:
         count = len(columns.handles)
         good = np.zeros(count, dtype=bool)
         # A message of one step is nothing to make a block of: a run is lighter.
-        if (
-            count > 1
-            and not self._engine.draining
-            and _are_distinct(columns.handles)
-            and group.columns.are_valid(inputs)
-        ):
+        if count > 1 and not self._engine.draining and group.columns.are_valid(inputs):
             index, lives = group.handles.look_up(columns.handles)
             now = self._engine.clock()
             good = admissible(group.seats, index, lives, columns.expected_steps, columns.run_ids, now)
+            if not _are_distinct(index[good]):
+                good[:] = False  # A session twice, be it under two handles: one by one, in the order of the positions.
             good_count = np.count_nonzero(good)
             if good_count:
                 chosen = slice(None) if good_count == count else np.flatnonzero(good)
@@ -172,8 +169,8 @@ def _column(values: Sequence[int], count: int, default: int, dtype: type[np.int6
     return _array(values, dtype) if values else np.full(count, default, dtype=dtype)
 
 
-def _are_distinct(handles: Array) -> bool:
-    ordered = np.sort(handles)
+def _are_distinct(seats: Array) -> bool:
+    ordered = np.sort(seats)
     return not np.count_nonzero(ordered[1:] == ordered[:-1])
 
 

@@ -28,8 +28,6 @@ from cellserve_server.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.stream_groups import Group, Groups
 
 DELETIONS_PER_TURN = 256
-# Streams leave a part of the queue to those who send single calls.
-STREAM_SHARE = 0.75
 
 Response = stream_pb2.StreamStepsResponse
 
@@ -249,13 +247,11 @@ class StepStream:
 
     def _owed(self, group: Group, request: stream_pb2.Steps, count: int) -> PendingSteps:
         """The answer to a Steps, which is due from now on."""
-        handles = request.handles
         pending = PendingSteps(
             request.seq,
             request.group,
             group.columns,
             count,
-            session_of=lambda position: group.handles.get(handles[position]).session,
             on_ready=self._mark_ready,
             on_error=self._refusals.note,
         )
@@ -269,24 +265,25 @@ class StepStream:
         Meanwhile nothing more is read, which holds the client back.
         """
         size_bytes = count * group.columns.run_bytes
-        if size_bytes > self._config.max_queued_bytes:
+        most_bytes = self._engine.queue.stream_bytes
+        if count > 1 and size_bytes > most_bytes:
             raise FieldInvalidError(
-                f"handles: these steps would hold {size_bytes} bytes; expected at most "
-                f"{self._config.max_queued_bytes} (max_queued_bytes): send fewer in one message"
+                f"handles: these steps would hold {size_bytes} bytes; expected at most {most_bytes}, three quarters of "
+                "max_queued_bytes: send fewer in one message"
             )
         self._taking = True
         try:
-            while not self._engine.draining and not self._engine.has_room(count, size_bytes, STREAM_SHARE):
-                await self._engine.room()
+            await self._engine.queue.wait_for_room(count, size_bytes)
         finally:
             self._taking = False
 
     def _check_columns(self, request: stream_pb2.Steps) -> None:
         count = len(request.handles)
-        if count > self._config.max_queued_runs:
+        most = max(self._engine.queue.stream_runs, 1)
+        if count > most:
             raise FieldInvalidError(
-                f"handles: expected at most {self._config.max_queued_runs} (max_queued_runs); got {count}",
-                metadata={"field": "handles", "limit": str(self._config.max_queued_runs)},
+                f"handles: expected at most {most}, three quarters of max_queued_runs; got {count}",
+                metadata={"field": "handles", "limit": str(most)},
             )
         columns = (
             ("expected_steps", request.expected_steps),

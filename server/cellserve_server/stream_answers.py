@@ -15,7 +15,6 @@ from cellserve.v1 import stream_pb2
 from cellserve_server.blocks import StepBlock
 from cellserve_server.columns import StepColumns
 from cellserve_server.runs import Run, cancelled_error
-from cellserve_server.session import Session
 
 # Positions that one Stepped answers at most: building it holds the event loop up.
 PART_POSITIONS = 4096
@@ -75,7 +74,6 @@ class PendingSteps:
         seq, group: of the Steps.
         columns: how the group's outputs lie in bytes.
         positions: how many there are, at least 1.
-        session_of: the session that a position steps.
         on_ready: called with it when there is something to take and there was nothing before.
         on_error: called with the error of each position that fails.
     """
@@ -86,7 +84,6 @@ class PendingSteps:
         group: int,
         columns: StepColumns,
         positions: int,
-        session_of: Callable[[int], Session],
         on_ready: Callable[[PendingSteps], None],
         on_error: Callable[[CellServeError], None],
     ) -> None:
@@ -95,7 +92,6 @@ class PendingSteps:
         self.positions = positions
         self.size_bytes = positions * (columns.input_bytes + columns.output_bytes)
         self._columns = columns
-        self._session_of = session_of
         self._left = positions
         self._on_ready = on_ready
         self._on_error = on_error
@@ -145,10 +141,6 @@ class PendingSteps:
         self._failed.append((position, error))
         if not was_ready:
             self._on_ready(self)
-
-    def session_at(self, position: int) -> Session:
-        """As ``StepSink.session_at``."""
-        return self._session_of(position)
 
     def cancel(self, positions: Iterable[int] | None) -> None:
         """Takes steps back that have not begun; None: all. Positions that are done are passed over."""

@@ -6,6 +6,7 @@ was a tenth of a lone step.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterable
 
@@ -17,7 +18,7 @@ MOST_OBSERVATIONS = 1024
 
 
 class Tally:
-    """A counter that one thread counts with and one other thread reads.
+    """A counter that one thread counts with, and that one thread at a time reads.
 
     Args:
         counter: what it is told to.
@@ -72,6 +73,7 @@ class Teller(Collector):
 
     def __init__(self) -> None:
         self._tallies: list[Tally | Observations] = []
+        self._telling = threading.Lock()  # Two may ask at once.
 
     def counter(self, counter: Counter) -> Tally:
         """A tally for a counter."""
@@ -87,6 +89,7 @@ class Teller(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """As ``Collector.collect``: nothing of its own."""
-        for tally in list(self._tallies):
-            tally.tell()
+        with self._telling:
+            for tally in list(self._tallies):
+                tally.tell()
         return ()

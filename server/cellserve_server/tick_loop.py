@@ -2,8 +2,8 @@
 
 A lane has two kinds of work that take turns: single steps of sessions, all in columns; and longer runs, which go on by
 some time steps at a time (a chunk), because a product over many steps costs little more than one over one. A chunk is
-cut so that it takes about as long as a tick that may run on the event loop, and has at most ``max_chunk_steps``: so
-long a single step waits for sequences of any length.
+cut so that it takes about ``max_chunk_us``, and has at most ``max_chunk_steps``: so long a single step waits for
+sequences of any length.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from cellserve_server.runs import OutputMode, Run
 from cellserve_server.scheduler import Scheduler, Taken
 from cellserve_server.seats import Seats
 from cellserve_server.session import Session
-from cellserve_server.ticks import Gathered, Part, commit, gather
+from cellserve_server.ticks import Committed, Gathered, Part, commit, gather
 
 Results: TypeAlias = tuple[list[Array], list[Array]]
 
@@ -70,13 +70,6 @@ class Owner(Protocol):
         ...
 
 
-class _Queue(NamedTuple):
-    """A lane of the scheduler: the single steps at some seats of a model, or (without seats) its longer runs."""
-
-    lane: Lane
-    seats: Seats[Session] | None
-
-
 class TickLoop:
     """Ticks as long as there is work.
 
@@ -92,7 +85,8 @@ class TickLoop:
         self._metrics = metrics
         self._clock = clock
         self._owner = owner
-        self._scheduler: Scheduler[_Queue, Run | StepBlock] = Scheduler(config.max_tick_rows)
+        # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
+        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(config.max_tick_rows)
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellserve-compute")
         self._task: asyncio.Task[None] | None = None
@@ -112,23 +106,13 @@ class TickLoop:
     def add_block(self, lane: Lane, block: StepBlock) -> None:
         """Takes a block, whose sessions are idle; they are its from now on."""
         block.occupy()
-        self._scheduler.add(_Queue(lane, block.seats), block.client, block, block.seats.rows, len(block))
+        self._scheduler.add(lane, block.seats, block.client, block, block.seats.rows, len(block))
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
-        """Takes a run whose turn has come. A single step of a session goes with the blocks, all else by chunks."""
-        run.allocate_outputs()
-        session = run.session
-        if session is not None and run.is_step and not run.replaying:
-            self._scheduler.add(_Queue(lane, session.seats), run.client, run, run.rows)
-        else:
-            if session is not None:
-                run.leaves = session.read_state(previous=run.replaying)
-            elif run.initial_leaves is not None:
-                run.leaves = run.initial_leaves
-            else:
-                run.leaves = [np.zeros((run.rows, size), run.model.description.dtype) for size in run.model.leaf_sizes]
-            self._scheduler.add(_Queue(lane, None), run.client, run, run.rows)
+        """Takes a prepared run. A single step of a session goes with the blocks, all else by chunks."""
+        seats = run.session.seats if run.session is not None and run.is_plain_step else None
+        self._scheduler.add(lane, seats, run.client, run, run.rows)
         self._wake.set()
 
     async def _loop(self) -> None:
@@ -136,11 +120,11 @@ class TickLoop:
             await self._wake.wait()
             self._wake.clear()
             while self._scheduler:
-                queue, taken = self._scheduler.next_tick()
-                if queue.seats is None:
-                    await self._chunk_tick(queue.lane, taken)
+                lane, seats, taken = self._scheduler.next_tick()
+                if seats is None:
+                    await self._chunk_tick(lane, taken)
                 else:
-                    await self._step_tick(queue.lane, queue.seats, taken)
+                    await self._step_tick(lane, seats, taken)
                 # What has arrived meanwhile comes in here and is part of the next tick.
                 await asyncio.sleep(0)
 
@@ -156,10 +140,15 @@ class TickLoop:
 
     async def _lone_step(self, lane: Lane, run: Run) -> None:
         """A run that has a tick for itself needs no columns."""
-        if self._still_wanted(run):
-            assert run.session is not None, "steps without a session go by chunks"
+        if not self._still_wanted(run):
+            return
+        assert run.session is not None, "steps without a session go by chunks"
+        try:
             run.leaves = run.session.read_state()
-            await self._try_chunk(lane, [run])
+        except MemoryError as error:
+            self._owner.fail(run, error)
+            return
+        await self._try_chunk(lane, [run])
 
     async def _try_steps(self, lane: Lane, seats: Seats[Session], parts: list[Part], runs: list[Run]) -> None:
         now = self._clock()
@@ -168,25 +157,25 @@ class TickLoop:
         if not parts and not runs:
             return
         started = time.perf_counter()
-        batch = gather(seats, parts, runs)
-        rows = len(batch.taken) * seats.rows
         try:
+            batch = gather(seats, parts, runs)
+            rows = len(batch.taken) * seats.rows
             outputs, leaves, waited = await self._compute(
                 lane, rows, 1, lambda: lane.model.network.step(batch.inputs, batch.leaves)
             )
-        except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours.
+            if waited:
+                narrowed = self._without_the_ended(lane, batch, outputs, leaves)
+                if narrowed is None:
+                    return
+                batch, outputs, leaves = narrowed
+            done = commit(batch, leaves, self._clock())
+        except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours, or no memory.
             await self._isolate(lane, seats, parts, runs, error)
             return
-        if waited:
-            narrowed = self._without_the_ended(lane, batch, outputs, leaves)
-            if narrowed is None:
-                return
-            batch, outputs, leaves = narrowed
-        self._commit_steps(lane, batch, outputs, leaves)
+        self._answer(lane, batch, outputs, leaves, done)
         self._metrics.tick(lane.label, rows, time.perf_counter() - started)
 
-    def _commit_steps(self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]) -> None:
-        done = commit(batch, leaves, self._clock())
+    def _answer(self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array], done: Committed) -> None:
         rows = batch.seats.rows
         start = 0
         for part in batch.parts:
@@ -256,31 +245,31 @@ class TickLoop:
     async def _try_chunk(self, lane: Lane, runs: list[Run]) -> None:
         started = time.perf_counter()
         rows = sum(run.rows for run in runs)
-        chunk = gather_chunk(runs, self._chunk_steps(lane, rows))
         network = lane.model.network
-
-        def step() -> Results:
-            outputs, leaves = network.step([array[:, 0] for array in chunk.inputs], chunk.leaves)
-            return [output[:, np.newaxis] for output in outputs], leaves
-
-        def run_steps() -> Results:
-            return network.run(chunk.inputs, chunk.lengths, chunk.leaves)
-
         try:
+            chunk = gather_chunk(runs, self._chunk_steps(lane, rows))
+
+            def step() -> Results:
+                outputs, leaves = network.step([array[:, 0] for array in chunk.inputs], chunk.leaves)
+                return [output[:, np.newaxis] for output in outputs], leaves
+
+            def run_steps() -> Results:
+                return network.run(chunk.inputs, chunk.lengths, chunk.leaves)
+
             work = step if chunk.is_one_step else run_steps
             outputs, leaves, _ = await self._compute(lane, rows, chunk.steps, work)
-        except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours.
+            scatter_chunk(chunk, outputs, leaves)
+        except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours, or no memory.
             if len(runs) == 1:
                 self._owner.fail(runs[0], error)
                 return
             for run in runs:
                 await self._try_chunk(lane, [run])
             return
-        scatter_chunk(chunk, outputs, leaves)
         self._metrics.tick(lane.label, rows, time.perf_counter() - started)
         for run in runs:
             if run.position < run.steps:
-                self._scheduler.add(_Queue(lane, None), run.client, run, run.rows)
+                self._scheduler.add(lane, None, run.client, run, run.rows)
             elif run.session is None or not run.session.ended:
                 self._owner.committed(run, run.leaves)
             else:
@@ -291,7 +280,7 @@ class TickLoop:
         step_s = lane.predicted_seconds(rows)
         if step_s is None:
             return 1
-        return max(1, min(self._config.max_chunk_steps, int(self._config.inline_tick_us / (step_s * 1e6 + 1e-3))))
+        return max(1, min(self._config.max_chunk_steps, int(self._config.max_chunk_us / (step_s * 1e6 + 1e-3))))
 
     # --- common ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,12 @@ from tests.tools import ROOT
 LOWEST = Path(__file__).parent / "lowest.txt"
 STUB_TOOLS = ROOT / "proto" / "requirements-stubs.txt"
 DEVELOPMENT = ROOT / "requirements-dev.txt"
-FRAMEWORKS = ("requirements-torch.txt", "requirements-onnx.txt", "examples/speaker_id/requirements.txt")
+FRAMEWORKS = (
+    "requirements-torch.txt",
+    "requirements-onnx.txt",
+    "requirements-bench.txt",
+    "examples/speaker_id/requirements.txt",
+)
 PACKAGES = ("proto", "server", "client")
 
 

@@ -57,7 +57,7 @@ def test_a_full_queue_and_a_passed_deadline(
         first = step.future(step_request("sessions/a", inputs=[floats(DEPTH)]), timeout=RPC_TIMEOUT_S)
         gate.wait_entered()
         second = step.future(step_request("sessions/b", inputs=[floats(DEPTH)]), timeout=RPC_TIMEOUT_S)
-        server.wait_until(lambda: server.app.engine.queued_runs == 2)
+        server.wait_until(lambda: server.app.engine.queue.runs == 2)
         error = expect_error(
             lambda: step(step_request("sessions/c", inputs=[floats(DEPTH)])),
             "RESOURCE_EXHAUSTED",

@@ -41,7 +41,7 @@ def test_a_slow_session_holds_nobody_back(streaming: Streaming) -> None:
         sequence = server.stubs.recurrent.RunSequence.future(run, timeout=RPC_TIMEOUT_S)
         gate.wait_entered()
         stream.steps([0, 1], step_inputs(2))
-        server.wait_until(lambda: server.app.engine.queued_runs == 3)
+        server.wait_until(lambda: server.app.engine.queue.runs == 3)
         gate.let()  # The sequence's first step.
         gate.wait_entered()
         gate.let()  # The quick session's.
@@ -158,7 +158,7 @@ def test_a_passed_timeout(streaming: Streaming, clock: ManualClock) -> None:
         begun = stream.steps([0], step_inputs(1))
         gate.wait_entered()
         late = stream.steps([0, 1, 1], step_inputs(3), timeouts_ms=[100, 100, 0])
-        server.wait_until(lambda: server.app.engine.queued_runs == 4)
+        server.wait_until(lambda: server.app.engine.queue.runs == 4)
         clock.advance(1)
         gate.open()
         answers = stream.answers(4)
@@ -181,7 +181,7 @@ def test_a_full_queue_holds_a_stream_back_and_refuses_nothing(
         stream.open(["a", "b"], model=model)
         seqs = [stream.steps([0, 1, 0], step_inputs(3)) for _ in range(10)]
         gate.wait_entered()
-        assert server.loop.call(lambda: server.app.engine.queued_runs) <= 6  # A part is left to single calls.
+        assert server.loop.call(lambda: server.app.engine.queue.runs) <= 6  # A part is left to single calls.
         gate.open()
         answers = stream.answers(30)
     assert answers.errors == {}

@@ -50,9 +50,9 @@ def test_beyond_its_window_the_server_stops_reading(start_server: Start, setting
         for _ in range(10):
             stream.steps([0] * positions, np.zeros((positions, DEPTH), np.float32))
         gate.wait_entered()
-        server.wait_until(lambda: server.app.engine.queued_runs == 3 * positions)
+        server.wait_until(lambda: server.app.engine.queue.runs == 3 * positions)
         _round_trips(server)
-        assert server.loop.call(lambda: server.app.engine.queued_runs) == 3 * positions
+        assert server.loop.call(lambda: server.app.engine.queue.runs) == 3 * positions
         gate.open()
         answers = stream.answers(10 * positions)
         assert sorted(answers.counts.values()) == list(range(1, 10 * positions + 1))
@@ -79,7 +79,7 @@ def test_a_client_that_never_reads_is_held_back(start_server: Start) -> None:
     call = server.stubs.recurrent.StreamSteps(requests(), timeout=RPC_TIMEOUT_S)
     app = server.app
     server.wait_until(lambda: [stream.unanswered for stream in app.streams] == [window])
-    server.wait_until(lambda: app.engine.queued_runs == 0)  # All is computed and waits for the client.
+    server.wait_until(lambda: app.engine.queue.runs == 0)  # All is computed and waits for the client.
     before = _steps_applied(server)
     _round_trips(server, 100)
     assert _steps_applied(server) == before <= 8 * (window + 8)
@@ -101,11 +101,11 @@ def test_when_a_stream_ends_what_has_not_begun_is_dropped(start_server: Start) -
         gate.wait_entered()
         stream.steps([0], ONE_STEP)
         stream.steps([1], ONE_STEP)
-        server.wait_until(lambda: server.app.engine.queued_runs == 3)
+        server.wait_until(lambda: server.app.engine.queue.runs == 3)
         stream.call.cancel()
         server.wait_until(lambda: len(server.app.streams) == 0)
         gate.open()
-        server.wait_until(lambda: server.app.engine.queued_runs == 0)
+        server.wait_until(lambda: server.app.engine.queue.runs == 0)
     assert get_session(server, "a").step_count <= 1
     assert get_session(server, "b").step_count == 0
 
@@ -168,7 +168,7 @@ def test_a_drain_waits_no_longer_than_it_may(start_server: Start) -> None:
         begun = stream.steps([0], ONE_STEP)
         gate.wait_entered()
         waiting = stream.steps([0, 1], np.zeros((2, DEPTH), np.float32))
-        server.wait_until(lambda: server.app.engine.queued_runs == 3)
+        server.wait_until(lambda: server.app.engine.queue.runs == 3)
         drained = _drain(server)
         assert stream.receive().HasField("draining")
         gate.open()  # The tick that has begun is not torn.

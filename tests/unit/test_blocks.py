@@ -22,6 +22,7 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve.v1 import stream_pb2
+from cellserve_server import tick_loop
 from cellserve_server.cells import Network
 from cellserve_server.step_submission import StepSubmission
 from cellserve_server.stream_answers import PendingSteps
@@ -57,7 +58,6 @@ class Stream:
             0,
             self.group.columns,
             len(handles),
-            session_of=lambda position: self.group.handles.get(handles[position]).session,
             on_ready=answers.collect,
             on_error=answers.noted.append,
         )
@@ -138,7 +138,7 @@ def test_a_message_is_one_tick_and_one_answer() -> None:
         for position in range(50):
             np.testing.assert_allclose(answers.outputs[position], expected(bench, [inputs[position]]), atol=1e-6)
             np.testing.assert_array_equal(bench.state(stream.sessions[position])[0], answers.outputs[position])
-        assert bench.engine.queued_runs == bench.engine.queued_bytes == 0
+        assert bench.engine.queue.runs == bench.engine.queue.size_bytes == 0
 
     drive(test)
 
@@ -238,6 +238,70 @@ def test_a_step_of_a_message_can_be_repeated_by_another_way() -> None:
     drive(test)
 
 
+def test_a_session_under_two_handles_is_stepped_twice_in_order() -> None:
+    async def test(bench: Bench) -> None:
+        stream = Stream(bench, names(3))
+        stream.group.handles.open(70, stream.sessions[0])
+        inputs = stream.inputs(3)
+        answers = await stream.step([0, 70, 1], inputs)
+        assert answers.step_counts == {0: 1, 1: 2, 2: 1}
+        np.testing.assert_allclose(answers.outputs[1], expected(bench, [inputs[0], inputs[1]]), atol=1e-6)
+
+    drive(test)
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("how", ["cancelled", "late", "ended"])
+def test_steps_under_way_do_not_need_their_handles(how: str, reopened: bool) -> None:
+    """A client may close a handle, and give its number to another session, while a step of it is under way."""
+
+    async def test(bench: Bench) -> None:
+        stream = Stream(bench, names(3))
+        answers = stream.steps([0, 1], timeouts_ms=[1000, 1000])
+        first = stream.group.handles.close(0).session
+        if reopened:
+            stream.group.handles.open(0, stream.sessions[2])
+        if how == "cancelled":
+            answers.pending.cancel([0])
+        elif how == "late":
+            bench.clock.advance(2)
+        else:
+            bench.operations.sessions.end(first, "unloaded")
+        await until(lambda: answers.complete)
+        assert 0 in answers.errors
+        assert not any(session.busy for session in stream.sessions)
+        if how != "ended":
+            run = bench.run(first)
+            await bench.engine.execute(run)
+            assert first.step_count == 1
+        assert stream.sessions[2].step_count == 0
+
+    drive(test)
+
+
+@pytest.mark.parametrize("where", ["gather", "commit"])
+def test_no_memory_for_a_tick_is_no_end_of_the_engine(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    async def test(bench: Bench) -> None:
+        stream = Stream(bench, names(3))
+        whole = getattr(tick_loop, where)
+        fails = iter([True, False, True, False])
+
+        def short_of_memory(*arguments: Any) -> Any:
+            if next(fails):
+                raise MemoryError
+            return whole(*arguments)
+
+        monkeypatch.setattr(tick_loop, where, short_of_memory)
+        answers = await stream.step(range(3))
+        # The tick failed, then each step was tried alone: the second met it again.
+        assert set(answers.errors) == {1}
+        assert [session.step_count for session in stream.sessions] == [1, 0, 1]
+        assert bench.engine.queue.runs == bench.engine.queue.size_bytes == 0
+        assert not any(session.busy for session in stream.sessions)
+
+    drive(test)
+
+
 def test_errors_reach_their_positions_alone() -> None:
     async def test(bench: Bench) -> None:
         stream = Stream(bench, names(6))
@@ -275,7 +339,7 @@ def test_cancelled_steps_leave_no_trace_and_no_neighbour_behind() -> None:
         everything.pending.cancel(None)
         await until(lambda: everything.complete)
         assert len(everything.errors) == 8
-        assert bench.engine.queued_runs == bench.engine.queued_bytes == 0
+        assert bench.engine.queue.runs == bench.engine.queue.size_bytes == 0
 
     drive(test)
 
@@ -369,7 +433,7 @@ def test_sessions_that_end_while_a_block_computes_are_not_written_to() -> None:
             np.testing.assert_array_equal(bench.state(thief)[0], 0)
         for position in (0, 1, 3):
             np.testing.assert_allclose(answers.outputs[position], expected(bench, [inputs[position]]), atol=1e-6)
-        assert bench.engine.queued_runs == bench.engine.queued_bytes == 0
+        assert bench.engine.queue.runs == bench.engine.queue.size_bytes == 0
 
     drive(test)
 

@@ -25,7 +25,7 @@ from cellserve.tensors import Array
 from cellserve_server.cells import Network
 from cellserve_server.models import draft_model
 from cellserve_server.runs import OutputMode, Run
-from cellserve_server.session import SessionSnapshot
+from cellserve_server.session import SessionKey, SessionSnapshot
 from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, submit_all, until
 
 
@@ -293,7 +293,7 @@ def test_a_whole_sequence_does_not_hold_ticks_up() -> None:
         np.testing.assert_allclose(run.result.outputs[0][:, 0], expected[[0, 1], [4, 2]], atol=1e-6)
         assert run.result.leaves is not None
         np.testing.assert_allclose(run.result.leaves[1], leaves[1], atol=1e-6)
-        assert bench.engine.queued_runs == 0
+        assert bench.engine.queue.runs == 0
 
     drive(test)
 
@@ -327,7 +327,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
         assert caught.value.retry_after_s == pytest.approx(0.05)
         await until(lambda: len(done) == 4)
         await bench.engine.execute(bench.run(sessions[4]))
-        assert bench.engine.queued_bytes == 0
+        assert bench.engine.queue.size_bytes == 0
 
     drive(test, max_queued_runs=4)
 
@@ -476,5 +476,75 @@ def test_a_whole_sequence_that_nobody_waits_for_is_stopped_between_steps() -> No
         await bench.engine.drain(0.0)
         assert done == [run]
         assert isinstance(run.error, DrainingError)
+
+    drive(test)
+
+
+def test_no_memory_for_a_run_is_its_error_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        whole = Run.prepare
+
+        def prepare(run: Run) -> None:
+            if run.run_id == 7:
+                raise MemoryError
+            whole(run)
+
+        monkeypatch.setattr(Run, "prepare", prepare)
+        with pytest.raises(InternalError):
+            await bench.engine.execute(bench.run(session, run_id=7))
+        assert not session.busy
+        await bench.engine.execute(bench.run(session, run_id=8))
+        assert session.step_count == 1
+        assert bench.engine.queue.runs == 0
+
+    drive(test)
+
+
+def test_a_copy_that_takes_the_expired_name_of_its_original_has_its_steps() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        await bench.engine.execute(bench.run(session, steps=3))
+        state = bench.state(session)
+        fork = bench.engine.in_turn(session, lambda: None)
+        await fork
+        run = bench.run(session, steps=1000)
+        done = submit_all(bench, [run])
+        copying = asyncio.create_task(bench.operations.fork(session.key, "", session.key))
+        await until(lambda: run.position > 3)
+        bench.clock.advance(10_000)
+        run.cancel()
+        await until(lambda: bool(done))
+        copy = await copying
+        assert copy.step_count == 3
+        assert session.ended == "expired"
+        found = bench.operations.sessions.get(session.key)
+        np.testing.assert_array_equal(bench.state(found)[0], state[0])
+
+    drive(test)
+
+
+def test_one_timer_is_enough_for_all_that_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        armed = []
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def noted(delay: float, *arguments: Any) -> Any:
+            handle = call_later(delay, *arguments)
+            armed.append((delay, handle))
+            return handle
+
+        monkeypatch.setattr(loop, "call_later", noted)
+        for number in range(2500):
+            bench.operations.create(SessionKey("default", f"s{number}"), bench.model, 0, ttl_s=5 + number % 3)
+        bench.clock.advance(100)
+        bench.operations.expire_now()
+        bench.session("made between")
+        await until(lambda: len(bench.operations.sessions) == 1)
+        assert min(delay for delay, _ in armed) >= 1
+        assert sum(not handle.cancelled() for _, handle in armed) <= 2
+        bench.operations.stop()
+        assert all(handle.cancelled() or handle.when() <= loop.time() for _, handle in armed)
 
     drive(test)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cellserve_server.seats import COLUMNS, FIRST_SEATS, FLAGS, LIFE, PLACE, STEP_COUNT, TTL, Seats
+from cellserve.errors import QuotaExceededError
+from cellserve_server.seats import COLUMNS, FIRST_SEATS, FLAGS, LIFE, PLACE, STEP_COUNT, TTL, Seats, StateBudget
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -97,3 +98,30 @@ def test_a_seat_given_back_twice_is_found_out() -> None:
     seats.give_back(seat)
     with pytest.raises(AssertionError, match="twice"):
         seats.give_back(seat)
+
+
+def test_tables_of_large_seats_grow_one_by_one() -> None:
+    budget = StateBudget()
+    seats: Seats[str] = Seats((3 << 20,), FLOAT32, 2, budget)  # 48 MiB a seat; nothing of it is touched but one row.
+    taken = [seats.take(name) for name in "abc"]
+    assert taken == [0, 1, 2]
+    assert seats.capacity == 3
+    assert budget.used_bytes == seats.nbytes == 3 * 48 << 20
+    for seat in taken:
+        seats.give_back(seat)
+    assert budget.used_bytes == 0
+
+
+def test_all_tables_share_one_budget() -> None:
+    seat_bytes = 2 * 5 * 4
+    budget = StateBudget(100 * seat_bytes)
+    first, second = (Seats[str]((3, 2), FLOAT32, 1, budget) for _ in range(2))
+    taken = [first.take("a") for _ in range(FIRST_SEATS)]
+    assert second.take("b") == 0
+    assert second.capacity == 100 - FIRST_SEATS  # What was left.
+    with pytest.raises(QuotaExceededError, match="max_state_bytes"):
+        first.take("one more")
+    assert (first.taken, first.capacity) == (FIRST_SEATS, FIRST_SEATS)
+    assert budget.used_bytes == first.nbytes + second.nbytes
+    first.give_back(taken[3])
+    assert first.take("again") == taken[3]

@@ -1,0 +1,102 @@
+"""The queue's limits, and who waits for room in it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from cellserve.errors import QueueFullError
+from cellserve_server.config import ServerConfig
+from cellserve_server.run_queue import RunQueue
+
+
+def drive(test: Callable[[RunQueue], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await test(RunQueue(ServerConfig(max_queued_runs=100, max_queued_bytes=10_000)))
+
+    asyncio.run(main())
+
+
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+def test_one_run_always_fits_and_more_up_to_the_limits() -> None:
+    async def test(queue: RunQueue) -> None:
+        queue.require_room(1_000_000)
+        queue.add(1, 9_000)
+        queue.require_room(1_000)
+        with pytest.raises(QueueFullError, match="9000 of 10000 bytes"):
+            queue.require_room(1_001)
+        queue.add(99, 0)
+        with pytest.raises(QueueFullError, match="100 of 100 runs"):
+            queue.require_room(0)
+        queue.remove(100, 9_000)
+        assert queue.idle.is_set()
+
+    drive(test)
+
+
+def test_room_is_given_in_the_order_in_which_it_was_asked_for() -> None:
+    async def test(queue: RunQueue) -> None:
+        order: list[str] = []
+
+        async def stream(name: str, runs: int) -> None:
+            await queue.wait_for_room(runs, 0)
+            queue.add(runs, 0)
+            order.append(name)
+
+        queue.add(70, 0)
+        tasks = [asyncio.create_task(stream("large", 60))]
+        await turns()
+        # There would be room for these, but the large one came first; small ones that keep coming would starve it.
+        tasks += [asyncio.create_task(stream(f"small {number}", 5)) for number in range(3)]
+        await turns()
+        assert order == []
+        queue.remove(56, 0)
+        await turns(20)
+        assert order == ["large"]
+        assert queue.runs == 74
+        queue.remove(60, 0)
+        await asyncio.gather(*tasks)
+        assert order == ["large", "small 0", "small 1", "small 2"]
+        assert queue.runs == 29
+
+    drive(test)
+
+
+def test_who_gives_up_waiting_holds_nobody_up() -> None:
+    async def test(queue: RunQueue) -> None:
+        queue.add(75, 0)
+        first, second = (asyncio.create_task(queue.wait_for_room(10, 0)) for _ in range(2))
+        await turns()
+        first.cancel()
+        await turns()
+        queue.remove(10, 0)
+        await second
+        third = asyncio.create_task(queue.wait_for_room(1, 0))
+        queue.add(10, 0)
+        await turns()
+        fourth = asyncio.create_task(queue.wait_for_room(1, 0))
+        await turns()
+        queue.remove(1, 0)
+        third.cancel()  # It has room, and does not use it.
+        await fourth
+        assert first.cancelled()
+
+    drive(test)
+
+
+def test_a_queue_that_is_closed_keeps_nobody_waiting() -> None:
+    async def test(queue: RunQueue) -> None:
+        queue.add(75, 0)
+        waiting = [asyncio.create_task(queue.wait_for_room(50, 0)) for _ in range(3)]
+        await turns()
+        queue.close()
+        await asyncio.gather(*waiting)
+        await queue.wait_for_room(50, 0)
+
+    drive(test)
