@@ -8,7 +8,6 @@ before the last run is kept, so that its repeat can be computed again.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -24,6 +23,7 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve_server.admission import check_alive, is_repeat
+from cellserve_server.at_once import StepsAtOnce
 from cellserve_server.blocks import StepBlock
 from cellserve_server.config import ServerConfig
 from cellserve_server.incidents import internal_error
@@ -32,8 +32,8 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel
 from cellserve_server.run_queue import RunQueue
 from cellserve_server.runs import Run, RunResult
-from cellserve_server.seats import BUSY, ENGAGED, FLAGS, LIFE, RUN_ID, STEP_COUNT, StateBudget
-from cellserve_server.session import TWO_TO_64, LastRun, Session
+from cellserve_server.seats import BUSY, FLAGS, StateBudget
+from cellserve_server.session import LastRun, Session
 from cellserve_server.sessions import SessionTable
 from cellserve_server.tick_loop import TickLoop
 from cellserve_server.turns import Turn
@@ -85,6 +85,7 @@ class Engine:
         self._orphans: dict[int, Session] = {}  # by life: sessions that have ended while a block had them
         self._waiting_turns = 0
         self._ticks = TickLoop(config, metrics, clock, self)
+        self._at_once = StepsAtOnce(config, metrics, clock)
         self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
 
     def start(self) -> asyncio.Task[None]:
@@ -163,49 +164,10 @@ class Engine:
     def step_at_once(
         self, session: Session, life: int, inputs: Sequence[Array], expected_step: int | None, run_id: int
     ) -> tuple[int, list[Array]] | None:
-        """A step of a session here and now, when there is nothing else to do and it takes no time worth sharing.
-
-        Where nobody else waits a tick would be of this step alone, and scheduling it would take longer than the step.
-
-        Args:
-            life: the life that is meant.
-            inputs: one ``[rows, ...]`` for each input of the model; checked before.
-            expected_step, run_id: as of ``Run``.
-
-        Returns:
-            The step count after it, and one ``[rows, ...]`` for each output. None: this step has to go the ordinary
-            way, which also says what is wrong with it if something is; nothing has moved.
-        """
-        if self.queue.runs or self.draining or session.ended:
+        """A step here and now, when there is nothing else to do; see ``StepsAtOnce.step``."""
+        if self.queue.runs or self.draining:
             return None
-        lane = self.lanes[session.model]
-        predicted_s = lane.predicted_seconds(session.rows)
-        if predicted_s is None or predicted_s * 1e6 > self._config.at_once_us:
-            return None
-        now = self.clock()
-        words, base = session.seats.words, session.base
-        step_count: int = words[base + STEP_COUNT]
-        is_plain = (
-            words[base + LIFE] == life
-            and not words[base + FLAGS] & ENGAGED
-            and session.expire_time > now
-            and (expected_step is None or expected_step == step_count)
-            and (not run_id or run_id != words[base + RUN_ID] % TWO_TO_64)
-        )
-        if not is_plain:
-            return None
-        started = time.perf_counter()
-        try:
-            outputs, leaves = lane.model.network.step(inputs, session.read_state())
-        except Exception:  # A bug of ours: the ordinary way meets it again, and tells of it.
-            return None
-        digest = int(lane.model.input_digests.of_steps(inputs, session.rows)[0]) if run_id else 0
-        session.move(leaves, LastRun(run_id, step_count, 1, digest) if run_id else None, 1)
-        session.renew(now)
-        self._metrics.tick(lane.label, session.rows, time.perf_counter() - started)
-        self._metrics.steps(lane.label, 1)
-        self._metrics.runs_done(lane.label, "ok", 1)
-        return step_count + 1, outputs
+        return self._at_once.step(self.lanes[session.model], session, life, inputs, expected_step, run_id)
 
     def in_turn(self, session: Session, action: Callable[[], T]) -> asyncio.Future[T]:
         """Does something with a session once the runs and turns that arrived before it are over.

@@ -11,8 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from cellserve.tensors import Array
 from cellserve_server.admission import check_alive
 from cellserve_server.blocks import StepBlock
 from cellserve_server.chunks import gather_chunk, scatter_chunk
+from cellserve_server.computing import Computing, Results
 from cellserve_server.config import ServerConfig
 from cellserve_server.lanes import Lane
 from cellserve_server.metrics import Metrics
@@ -30,8 +30,6 @@ from cellserve_server.scheduler import Scheduler, Taken
 from cellserve_server.seats import Seats
 from cellserve_server.session import Session
 from cellserve_server.ticks import Committed, Gathered, Part, commit, gather
-
-Results: TypeAlias = tuple[list[Array], list[Array]]
 
 
 class Owner(Protocol):
@@ -88,7 +86,7 @@ class TickLoop:
         # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
         self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(config.max_tick_rows)
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellserve-compute")
+        self._computing = Computing(config.inline_tick_us)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -101,7 +99,7 @@ class TickLoop:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._thread.shutdown(wait=True)
+        self._computing.stop()
 
     def add_block(self, lane: Lane, block: StepBlock) -> None:
         """Takes a block, whose sessions are idle; they are its from now on."""
@@ -160,7 +158,7 @@ class TickLoop:
         try:
             batch = gather(seats, parts, runs)
             rows = len(batch.taken) * seats.rows
-            outputs, leaves, waited = await self._compute(
+            outputs, leaves, waited = await self._computing.do(
                 lane, rows, 1, lambda: lane.model.network.step(batch.inputs, batch.leaves)
             )
             if waited:
@@ -257,7 +255,7 @@ class TickLoop:
                 return network.run(chunk.inputs, chunk.lengths, chunk.leaves)
 
             work = step if chunk.is_one_step else run_steps
-            outputs, leaves, _ = await self._compute(lane, rows, chunk.steps, work)
+            outputs, leaves, _ = await self._computing.do(lane, rows, chunk.steps, work)
             scatter_chunk(chunk, outputs, leaves)
         except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours, or no memory.
             if len(runs) == 1:
@@ -283,23 +281,6 @@ class TickLoop:
         return max(1, min(self._config.max_chunk_steps, int(self._config.max_chunk_us / (step_s * 1e6 + 1e-3))))
 
     # --- common ---------------------------------------------------------------------------------------------------
-
-    async def _compute(
-        self, lane: Lane, rows: int, steps: int, work: Callable[[], Results]
-    ) -> tuple[list[Array], list[Array], bool]:
-        """Does the arithmetic: on the loop when that is predicted to be short, else in the compute thread.
-
-        Returns:
-            What the work gave, and whether others had their turn meanwhile.
-        """
-        predicted = lane.predicted_seconds(rows)
-        waits = predicted is None or predicted * steps * 1e6 > self._config.inline_tick_us
-        if waits:
-            outputs, leaves, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, _timed, work)
-        else:
-            outputs, leaves, seconds = _timed(work)
-        lane.observe(rows, seconds / steps)
-        return outputs, leaves, waits
 
     def _still_wanted(self, run: Run) -> bool:
         try:
@@ -332,13 +313,6 @@ class TickLoop:
     def _refuse(self, lane: Lane, part: Part, mask: Array, error: CellServeError | None) -> None:
         for step in _steps_of(part.narrowed(mask)):
             self._owner.refuse_step(part.block, lane.model, step, error)
-
-
-def _timed(work: Callable[[], Results]) -> tuple[list[Array], list[Array], float]:
-    """What work gives, and the processor time that it took this thread: waiting for a processor predicts nothing."""
-    started = time.thread_time()
-    outputs, leaves = work()
-    return outputs, leaves, time.thread_time() - started
 
 
 def _alive(part: Part) -> Array:
