@@ -8,8 +8,8 @@ import threading
 from cellserve.errors import CellServeError, RunCancelledError
 from cellserve_client.arrays import Outputs
 from cellserve_client.deadlines import Deadline
+from cellserve_client.stepping import Stepper
 from cellserve_client.streaming.lanes import NotOnStreamError, StepRefused
-from cellserve_client.streaming.stepping import Stepper
 
 
 class ThreadStep:

@@ -33,7 +33,7 @@ from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import Gathered, OutputMode, Piece, cut, lengths_within, selection_of
 from cellserve_client.sequences import answer_arrays, longest_piece, piece_of
 from cellserve_client.session_info import SessionInfo, info_from_proto, session_name
-from cellserve_client.streaming.stepping import Stepper
+from cellserve_client.stepping import Stepper
 from cellserve_client.transport import Transport
 
 

@@ -154,7 +154,7 @@ class StepColumns:
 
 def draw_run_ids(count: int) -> Array:
     """So many run ids from the system's random source, uint64 ``[count]``; not 0, which means "none" on the wire."""
-    drawn: Array = np.frombuffer(os.urandom(8 * count), np.uint64)
+    drawn: Array = np.frombuffer(bytearray(os.urandom(8 * count)), np.uint64)  # A bytearray: they can be changed.
     return drawn if drawn.all() else np.maximum(drawn, np.uint64(1))
 
 
