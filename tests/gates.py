@@ -49,9 +49,7 @@ class GatedNetwork:
         return self._network.dtype
 
     def step(self, inputs: Sequence[Array], leaves: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        self._entered.release()
-        if not self._is_open:
-            assert self._permits.acquire(timeout=RPC_TIMEOUT_S), "the test never opened the gate"
+        self.pass_through()
         return self._network.step(inputs, leaves)
 
     def run(
@@ -65,6 +63,12 @@ class GatedNetwork:
 
     def check_inputs(self, inputs: Sequence[Array], field_prefix: str, lengths: Array | None = None) -> None:
         self._network.check_inputs(inputs, field_prefix, lengths)
+
+    def pass_through(self) -> None:
+        """What a step does first: it arrives, and waits."""
+        self._entered.release()
+        if not self._is_open:
+            assert self._permits.acquire(timeout=RPC_TIMEOUT_S), "the test never opened the gate"
 
     def wait_entered(self) -> None:
         """Waits for the next step to arrive at the gate."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from cellserve_client.transport import Transport
 
 # How long the stream is waited for to tell what became of a lost step, before the server is asked.
 PATIENCE_S = 0.2
+# Of a session whose steps are given up again and again, so many of the last may still be under way.
+MOST_DOUBTED = 16
 
 
 class _Unsettled(NamedTuple):
@@ -57,7 +59,7 @@ class Account:
         self._waiting: deque[asyncio.Future[None]] | None = None
         self._transport = transport
         self._unsettled: _Unsettled | None = None
-        self._doubted: _Unsettled | None = None
+        self._doubted: list[_Unsettled] = []  # lost runs that were not applied when that was asked; they may come late
         self._ended = ""
 
     @property
@@ -205,11 +207,19 @@ class Account:
 
     def adopt(self, session: session_pb2.Session) -> None:
         """Takes the session as the server says it is."""
+        lost = self._unsettled
         if session.uid != self.lane.uid:
             self.lane.leave()  # Its handle is one of another life.
+            self._doubted = []
+        elif lost is not None and session.last_run_id != lost.run_id:
+            self._doubt(lost)
         self.lane.uid = session.uid
         self.lane.step_count = session.step_count
-        self._unsettled = self._doubted = None
+        self._unsettled = None
+
+    def _doubt(self, lost: _Unsettled) -> None:
+        """A lost run was not applied when that was asked; it may still come."""
+        self._doubted = [*self._doubted[1 - MOST_DOUBTED :], lost]
 
     async def read(self, view: session_pb2.SessionView, deadline: Deadline) -> session_pb2.Session:
         """What the server says the session is, behind the runs that it has taken before."""
@@ -248,19 +258,20 @@ class Account:
 
         A message that was under way on a broken connection may reach the server after the question about it did.
         """
-        doubted = self._doubted
-        if doubted is None:
+        if not self._doubted:
             return False
         session = await self.read(session_pb2.SESSION_VIEW_BASIC, deadline)
-        if (
-            session.uid != self.uid
-            or session.last_run_id != doubted.run_id
-            or session.step_count != self.step_count + doubted.steps
-        ):
+        if session.uid != self.uid or not self._was_applied(session, self._doubted):
             return False
         self.lane.step_count = session.step_count
-        self._doubted = None
+        self._doubted = []
         return True
+
+    def _was_applied(self, session: session_pb2.Session, runs: Sequence[_Unsettled]) -> bool:
+        """Whether the session is where one of these runs has brought it; then the others can be applied no more."""
+        return any(
+            session.last_run_id == run.run_id and session.step_count == self.step_count + run.steps for run in runs
+        )
 
     async def settle_by(self, session: session_pb2.Session, deadline: Deadline, steps_matter: bool = True) -> None:
         """The same by what was read just now; without an open question only the life is compared."""
@@ -279,13 +290,16 @@ class Account:
 
     def _settle_steps(self, session: session_pb2.Session, lost: _Unsettled, steps_matter: bool) -> None:
         before, after = self.step_count, self.step_count + lost.steps
-        was_applied = session.step_count == after and session.last_run_id == lost.run_id
+        was_applied = self._was_applied(session, (lost, *self._doubted))
         if steps_matter and session.step_count != before and not was_applied:
             raise StepOutOfOrderError(
                 f"session {self.id!r}: expected step {before}, or {after} after a request that was not answered; the "
                 f"server is at {session.step_count}, by somebody else's steps; refresh() takes it as it is",
                 metadata={"expected_step": str(before), "step_count": str(session.step_count)},
             )
-        self._doubted = None if was_applied else lost
+        if was_applied:
+            self._doubted = []
+        else:
+            self._doubt(lost)
         self.lane.step_count = session.step_count
         self._unsettled = None

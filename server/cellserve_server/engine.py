@@ -132,8 +132,11 @@ class Engine:
         assert run.result is not None, "a run that is done has a result or an error"
         return run.result
 
-    def submit(self, run: Run) -> None:
+    def submit(self, run: Run, *, has_room: bool = False) -> None:
         """Takes a run in. Its ``on_done`` is called exactly once, here or later.
+
+        Args:
+            has_room: room was waited for, so there is.
 
         Raises:
             DrainingError: the server is stopping.
@@ -141,7 +144,8 @@ class Engine:
         """
         if self.draining:
             raise draining_error()
-        self.queue.require_room(run.size_bytes)
+        if not has_room:
+            self.queue.require_room(run.size_bytes)
         self._runs.add(run)
         self.queue.add(1, run.size_bytes)
         if run.session is not None and run.session.busy:

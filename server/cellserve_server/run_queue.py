@@ -67,6 +67,9 @@ class RunQueue:
             QueueFullError: with what there is and what the limits are.
         """
         most_runs, most_bytes = self._config.max_queued_runs, self._config.max_queued_bytes
+        if self._line:
+            # Streams wait. Calls that fill up whatever becomes free would have them wait for ever.
+            most_runs, most_bytes = max(most_runs - self.stream_runs, 1), max(most_bytes - self.stream_bytes, 1)
         if self.runs and (self.runs >= most_runs or self.size_bytes + size_bytes > most_bytes):
             raise self.full(f"{self.runs} of {most_runs} runs, {self.size_bytes} of {most_bytes} bytes")
 

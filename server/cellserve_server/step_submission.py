@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from cellserve.errors import CellServeError, DrainingError, FieldInvalidError, QueueFullError
+from cellserve.errors import CellServeError, DrainingError, FieldInvalidError
 from cellserve.tensors import Array
 from cellserve.v1 import stream_pb2
 from cellserve_server.blocks import StepBlock, admissible
@@ -135,8 +135,8 @@ class StepSubmission:
                 run = self._run_of(group, [array[position][:, np.newaxis] for array in inputs], columns, position)
                 run.on_done = partial(pending.finish, position)
                 pending.add_run(position, run)
-                self._engine.submit(run)
-            except (QueueFullError, DrainingError) as error:
+                self._engine.submit(run, has_room=True)
+            except DrainingError as error:
                 # The others would be refused too; and were one not, it would overtake a step before it.
                 for rest in positions[number:]:
                     pending.fail(rest, error)

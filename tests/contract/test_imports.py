@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,13 @@ class Source:
         """The module or subpackage right below the package: ``engine``, ``cells``; empty for the package itself."""
         return self.name.removeprefix(self.package).removeprefix(".").partition(".")[0]
 
+    @cached_property
+    def imports(self) -> tuple[Import, ...]:
+        """Its imports but those for type checkers alone. Relative ones are an error of ruff's, not looked at."""
+        return tuple(_imports_in(self.tree.body, at_load=True))
 
-def sources(package: str) -> list[Source]:
+
+def read_sources(package: str) -> list[Source]:
     """The files of a package, without the generated ones."""
     folder = PACKAGES[package]
     found = []
@@ -81,11 +87,6 @@ MODULES = {
 }
 
 
-def imports(source: Source) -> Iterator[Import]:
-    """The imports of a file but those for type checkers alone. Relative ones are an error of ruff's, not looked at."""
-    yield from _imports_in(source.tree.body, at_load=True)
-
-
 def _imports_in(nodes: Iterable[ast.AST], at_load: bool) -> Iterator[Import]:
     for child in nodes:
         if isinstance(child, ast.Import):
@@ -95,11 +96,16 @@ def _imports_in(nodes: Iterable[ast.AST], at_load: bool) -> Iterator[Import]:
             for alias in child.names:
                 full = f"{child.module}.{alias.name}"
                 yield Import(full if full in MODULES else child.module, at_load)
-        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+        elif isinstance(child, ast.If) and _is_for_type_checkers(child.test):
             yield from _imports_in(child.orelse, at_load)
         else:
             inside_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from _imports_in(ast.iter_child_nodes(child), at_load and not inside_function)
+
+
+def _is_for_type_checkers(test: ast.expr) -> bool:
+    names = (getattr(node, "id", getattr(node, "attr", "")) for node in ast.walk(test))
+    return "TYPE_CHECKING" in names
 
 
 def top_level(module: str) -> str:
@@ -110,8 +116,15 @@ def part_of_server(module: str) -> str:
     return module.removeprefix("cellserve_server.").partition(".")[0] if module.startswith("cellserve_server.") else ""
 
 
-ALL = [source for package in PACKAGES for source in sources(package)]
-SERVER = [source for source in ALL if source.package == "cellserve_server"]
+ALL = [source for package in PACKAGES for source in read_sources(package)]
+
+
+def sources(package: str) -> list[Source]:
+    """Those of them that are a package's."""
+    return [source for source in ALL if source.package == package]
+
+
+SERVER = sources("cellserve_server")
 
 
 def test_the_packages_are_there() -> None:
@@ -130,7 +143,7 @@ def test_client_and_server_depend_on_the_contract_alone(package: str, others: se
     wrong = [
         f"{source.name} imports {item.module}"
         for source in sources(package)
-        for item in imports(source)
+        for item in source.imports
         if top_level(item.module) in others
     ]
     assert not wrong
@@ -140,7 +153,7 @@ def test_only_service_level_modules_import_grpc() -> None:
     users = {
         source.part
         for source in SERVER
-        for item in imports(source)
+        for item in source.imports
         if top_level(item.module) in {"grpc", "grpc_health", "grpc_reflection", "grpc_status"}
     }
     assert users <= GRPC_MODULES
@@ -148,7 +161,7 @@ def test_only_service_level_modules_import_grpc() -> None:
 
 def test_the_scheduler_imports_the_standard_library_only() -> None:
     (scheduler,) = (source for source in SERVER if source.part == "scheduler")
-    assert {top_level(item.module) for item in imports(scheduler)} <= sys.stdlib_module_names
+    assert {top_level(item.module) for item in scheduler.imports} <= sys.stdlib_module_names
 
 
 def linear_algebra(tree: ast.AST) -> list[str]:
@@ -183,7 +196,7 @@ def test_no_module_imports_from_a_layer_above() -> None:
     wrong = [
         f"{source.name} imports {item.module}"
         for source in SERVER
-        for item in imports(source)
+        for item in source.imports
         if rank.get(part_of_server(item.module), len(LAYERS)) < rank.get(source.part, len(LAYERS))
         and source.part in rank
     ]
@@ -201,7 +214,7 @@ def test_only_the_top_imports_the_service_and_the_app() -> None:
     wrong = [
         f"{source.name} imports {item.module}"
         for source in SERVER
-        for item in imports(source)
+        for item in source.imports
         if (imported := part_of_server(item.module)) in allowed and source.part not in {imported, *allowed[imported]}
     ]
     assert not wrong
@@ -212,7 +225,7 @@ def test_the_clients_library_needs_no_more_than_it_declares() -> None:
     wrong = [
         f"{source.name} imports {item.module}"
         for source in sources("cellserve_client")
-        for item in imports(source)
+        for item in source.imports
         if source.part not in {"cli", "load"} and top_level(item.module) not in declared
     ]
     assert not wrong, "only the command line and the load tester may use what the extra brings"
@@ -241,7 +254,7 @@ def test_no_module_imports_itself_in_a_circle(package: str) -> None:
     names = {source.name for source in sources(package)}
     graph = {
         # A package's __init__ gathers its modules, which may import one another, but not it.
-        source.name: {item.module for item in imports(source) if item.at_load and item.module in names} - {source.name}
+        source.name: {item.module for item in source.imports if item.at_load and item.module in names} - {source.name}
         for source in sources(package)
     }
     assert circle(graph) == []
@@ -257,9 +270,9 @@ def test_imports_are_read_as_they_run() -> None:
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    import b\n"
         "def f():\n    import c\nclass D:\n    from d import e\n"
     )
-    found = set(imports(Source("x", ast.parse(text))))
+    found = set(Source("x", ast.parse(text)).imports)
     assert found == {Import("typing", True), Import("b", True), Import("c", False), Import("d", True)}
-    assert set(imports(Source("x", ast.parse("from cellserve import cells, nothing")))) == {
+    assert set(Source("x", ast.parse("from cellserve import cells, nothing")).imports) == {
         Import("cellserve.cells", True),
         Import("cellserve", True),
     }

@@ -185,9 +185,10 @@ class SessionGroup:
 
     async def _settle(self, chosen: Array, deadline: Deadline) -> dict[int, CellServeError]:
         """Learns what became of lost steps of these members. Returns those that cannot be stepped, and why."""
+        for run in self._lost:  # Who gives up here leaves them to the next one.
+            await run.wait_quiet(min(PATIENCE_S, max(deadline.remaining_s(), 0.0)))
         lost, self._lost = self._lost, []
         for run in lost:
-            await run.wait_quiet(min(PATIENCE_S, max(deadline.remaining_s(), 0.0)))
             if run.quiet:
                 run.not_applied()
             self._absorb(run)
@@ -298,6 +299,7 @@ class SessionGroup:
             self._require_not_ended()
             indices = self._members.chosen(members)
             if indices.size:
+                await self._settle(indices, deadline)  # Their indices may be others' by the time that it is known.
                 await self._opening.close(indices, delete, deadline)
                 self._members.leave(indices)
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from wsgiref.simple_server import WSGIServer
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+# How often the thread looks whether it is to end. It is woken when it is, so this is only what an idle server costs;
+# prometheus_client's own way of starting a page looks twice a second.
+POLL_S = 3600.0
+WAKE_TIMEOUT_S = 1.0
 
 
 class MetricsPage:
@@ -21,9 +29,14 @@ class MetricsPage:
     """
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
-        self._server: WSGIServer
-        self._thread: threading.Thread
-        self._server, self._thread = start_http_server(port, host, registry)
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        # The address family is an attribute of socketserver's classes.
+        of_family: type[WSGIServer] = type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})
+        self._server: WSGIServer = make_server(host, port, make_wsgi_app(registry), of_family, _QuietHandler)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), name="cellserve-metrics", daemon=True
+        )
+        self._thread.start()
 
     @property
     def port(self) -> int:
@@ -32,6 +45,26 @@ class MetricsPage:
 
     def close(self) -> None:
         """Stops listening; waits for the page that is being written."""
-        self._server.shutdown()
+        stopping = threading.Thread(target=self._server.shutdown, name="cellserve-metrics-stop")
+        stopping.start()
+        while stopping.is_alive():
+            self._wake()
+            stopping.join(WAKE_TIMEOUT_S)
         self._server.server_close()
         self._thread.join()
+
+    def _wake(self) -> None:
+        """Has the thread look: a connection that says nothing ends its wait."""
+        host, port = self._server.socket.getsockname()[:2]
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        try:
+            socket.create_connection((loopback, port), WAKE_TIMEOUT_S).close()
+        except OSError:
+            return  # It has stopped listening, which is what was wanted; else it is woken again.
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Does not write a line to stderr for each scrape."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""

@@ -25,8 +25,11 @@ def client_kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture
-def connected(client_kind: Kind, loop_thread: LoopThread) -> Iterator[Connect]:
-    """Connects either client; the connections end with the test."""
+def connected(client_kind: Kind, loop_thread: LoopThread, start_server: object) -> Iterator[Connect]:
+    """Connects either client; the connections end with the test.
+
+    Before the servers of ``start_server`` do, which wait for those who are connected: hence it is asked for.
+    """
     with ExitStack() as stack:
         yield lambda address, retry=None: stack.enter_context(client(client_kind, loop_thread, address, retry=retry))
 

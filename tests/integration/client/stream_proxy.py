@@ -90,6 +90,8 @@ class _Forwarding:
         self._swallowed: set[int] = set()
         self._awaited: dict[int, asyncio.Event] = {}
         self._opening = b""
+        self._turn = asyncio.Lock()
+        self._writing: asyncio.Future[None] | None = None
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         fault = self._proxy.next_fault("StreamSteps")
@@ -103,6 +105,7 @@ class _Forwarding:
             for task in done:
                 task.result()
         except grpc.aio.AioRpcError as error:
+            await self._written()
             await self._context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
         finally:
             for task in tasks:
@@ -110,7 +113,7 @@ class _Forwarding:
             self._call.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         if tasks[2] in done:
-            await self._context.abort(grpc.StatusCode.UNAVAILABLE, LOST)
+            await self._break_off()
 
     async def _send(self, requests: AsyncIterator[bytes]) -> None:
         async for request in requests:
@@ -133,7 +136,7 @@ class _Forwarding:
             stepped = stream_pb2.Stepped(seq=steps.seq, group=steps.group)
             for position in range(len(steps.handles)):
                 stepped.errors.add(position=position, status=status_of(fault))
-            await self._context.write(stream_pb2.StreamStepsResponse(stepped=stepped).SerializeToString())
+            await self._write(stream_pb2.StreamStepsResponse(stepped=stepped).SerializeToString())
             return
         self._swallowed.add(steps.seq)
         if fault in (Loss.ANSWER, Loss.ANSWER_SILENTLY):
@@ -143,7 +146,7 @@ class _Forwarding:
         if fault is Loss.REQUEST:
             self._proxy.keep_lost(self._opening, request)
         if fault in (Loss.REQUEST, Loss.ANSWER):
-            await self._context.abort(grpc.StatusCode.UNAVAILABLE, LOST)
+            await self._break_off()
         self._proxy.held.release()
 
     async def _receive(self) -> None:
@@ -152,7 +155,24 @@ class _Forwarding:
             if message.HasField("stepped") and message.stepped.seq in self._swallowed:
                 self._awaited[message.stepped.seq].set()
             else:
-                await self._context.write(answer)
+                await self._write(answer)
+
+    # grpc does one thing at a time on a call. What it is told meanwhile fails, and the call would never end.
+
+    async def _write(self, answer: bytes) -> None:
+        async with self._turn:
+            await self._written()
+            self._writing = asyncio.ensure_future(self._context.write(answer))
+            await asyncio.shield(self._writing)
+
+    async def _break_off(self) -> None:
+        await self._written()
+        await self._context.abort(grpc.StatusCode.UNAVAILABLE, LOST)
+
+    async def _written(self) -> None:
+        """Waits for a write that is under way, be it that of somebody who has been cancelled."""
+        if self._writing is not None:
+            await asyncio.wait((self._writing,))
 
 
 @contextmanager

@@ -378,6 +378,31 @@ def test_a_lost_step_that_arrives_late_is_not_taken_for_somebody_elses(
     assert proxy.delivered_late == 1
 
 
+@pytest.mark.parametrize("look", ["refresh", "state"])
+def test_a_lost_step_that_arrives_after_a_look_at_the_session_is_not_taken_for_somebody_elses(
+    loop_thread: LoopThread, proxy: StreamProxy, look: str
+) -> None:
+    proxy.deliver_lost_late = True
+
+    async def use() -> None:
+        async with aio.connect(proxy.address, retry=RetryPolicy(max_attempts=1)) as remote:
+            cell = await remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+            async with Streamed(cell, 1) as streamed:
+                await streamed.steps(0, 2)
+                proxy.plan("Step", Loss.REQUEST)
+                with pytest.raises(UnavailableError):
+                    await streamed.step(0)
+                session = streamed.sessions[0]
+                await (session.refresh() if look == "refresh" else session.state())
+                assert session.step_count == 2
+                await streamed.steps(0, 2)
+                assert session.step_count == 5
+                await streamed.check_counts()
+
+    loop_thread.run(use())
+    assert proxy.delivered_late == 1
+
+
 def test_an_interruption_gives_a_threads_step_up(proxy: StreamProxy) -> None:
     frame = np.zeros(DEPTH, np.float32)
     done = threading.Event()

@@ -29,13 +29,15 @@ from cellserve.tensors import Array
 from cellserve_client import Server, aio, rnn
 from cellserve_server.config import ServerConfig
 from tests.flaky_proxy import Loss
+from tests.gates import GatedNetwork
 from tests.integration.client.helpers import DEPTH, ONCE, ROWS, STEPS, TWICE, UNITS, WAIT_S, Connect, assert_close
 from tests.integration.client.stream_proxy import StreamProxy
 from tests.integration.edges import bidirectional_spec
+from tests.integration.stream_client import IN_THREAD
 from tests.servers import TEST_CONFIG, LoopThread, RunningApp, define_spec
 
 COUNT = 6
-SOON_S = 0.3
+SOON_S = 0.2
 
 
 @pytest.fixture
@@ -257,7 +259,7 @@ def test_a_lost_step_is_settled_by_the_next(
         group.step(sequences[:, 0])
         proxy.plan("Step", loss)
         with pytest.raises(error):
-            group.step(sequences[:, 1], timeout_s=SOON_S)
+            group.step(sequences[:, 1], timeout_s=SOON_S if error is DeadlineExceededError else None)
         assert group.step_counts.tolist() == [1] * COUNT
         some = [0, 3]
         assert_close(group.step(sequences[some, 1 + applied], members=some), expected[some, 1 + applied])
@@ -338,3 +340,39 @@ def test_a_life_that_somebody_else_began_is_not_stepped_after_a_cut(
         assert other.refresh().step_count == 0
     assert other.refresh().step_count == 0, "closing the group leaves another life alone"
     other.close()
+
+
+def test_a_lost_step_of_one_that_has_left_is_not_its_successors(
+    connected: Connect, start_server: Callable[..., RunningApp], sequences: Array
+) -> None:
+    server = start_server(IN_THREAD)
+    cell: Any = connected(server.address).cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
+    with cell.session_group(COUNT) as group, GatedNetwork.over(server, cell.info.resource_name) as gate:
+        with pytest.raises(DeadlineExceededError):
+            group.step(sequences[:, 0], timeout_s=SOON_S)
+        gate.open()  # It had begun, so it is applied.
+        group.remove([2])
+        assert group.add(1).tolist() == [2]
+        group.step(sequences[:, 1])
+        assert group.step_counts.tolist() == [2, 2, 1, 2, 2, 2]
+
+
+def test_who_gives_up_while_a_lost_step_is_settled_leaves_that_to_the_next(
+    loop_thread: LoopThread, start_server: Callable[..., RunningApp], sequences: Array
+) -> None:
+    server = start_server(IN_THREAD)
+    remote = aio.connect(server.address, timeout_s=WAIT_S)
+    cell = loop_thread.run(remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH))
+    group = loop_thread.run(cell.session_group(COUNT).open())
+    assert cell.info is not None
+    with GatedNetwork.over(server, cell.info.resource_name) as gate:
+        first = loop_thread.begin(group.step(sequences[:, 0]))
+        gate.wait_entered()
+        for step in (first, loop_thread.begin(group.step(sequences[:, 0]))):
+            step.cancel()
+            for _ in range(10):
+                loop_thread.call(lambda: None)  # The second one waits for what became of the first.
+        gate.open()
+        loop_thread.run(group.step(sequences[:, 1]))
+        assert group.step_counts.tolist() == [2] * COUNT
+    loop_thread.run(remote.close())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve_client import connect, rnn
+from cellserve_server.config import ServerConfig
 from tests.flaky_proxy import FlakyProxy, Loss, flaky_proxy
 from tests.integration.client.helpers import (
     DEPTH,
@@ -25,7 +27,7 @@ from tests.integration.client.helpers import (
     assert_close,
 )
 from tests.integration.edges import bidirectional_spec
-from tests.servers import LoopThread, define_spec, server_process, stubs_for
+from tests.servers import TEST_CONFIG, LoopThread, RunningApp, define_spec, server_process, stubs_for
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +80,18 @@ def test_pieces_are_as_the_whole(
     assert narrow.seen["RunSequence"] == 3 * pieces
 
 
-def test_messages_are_cut_to_the_servers_size(connected: Connect, server_address: str) -> None:
+def test_messages_are_cut_to_the_servers_size(
+    connected: Connect, server_address: str, start_server: Callable[[ServerConfig], RunningApp]
+) -> None:
     inputs = sequence(2, 3000)
     outputs, state = in_one_piece(server_address, inputs, None)
-    with server_process(["--max-message-bytes", "16384"]) as small:
-        cell: Any = connected(small.address).cell(rnn.BasicLSTMCell(UNITS), seed=3)
-        found, found_state = rnn.dynamic_rnn(cell, inputs, dtype=np.float32)
-        assert_close(found, outputs)
-        assert_close(found_state, state)
-        with cell.session(batch_size=2) as session:
-            assert_close(session.run(inputs, outputs="last"), outputs[:, -1])
+    small = start_server(replace(TEST_CONFIG, max_message_bytes=16384))
+    cell: Any = connected(small.address).cell(rnn.BasicLSTMCell(UNITS), seed=3)
+    found, found_state = rnn.dynamic_rnn(cell, inputs, dtype=np.float32)
+    assert_close(found, outputs)
+    assert_close(found_state, state)
+    with cell.session(batch_size=2) as session:
+        assert_close(session.run(inputs, outputs="last"), outputs[:, -1])
 
 
 def test_a_model_that_needs_whole_sequences_is_never_cut(connected: Connect, narrow_address: str) -> None:
