@@ -151,9 +151,12 @@ class Account:
             raise SessionNotFoundError(f"session {self.id!r}: it was {self._ended} by this client")
 
     def lose(self, lost: LostRun) -> None:
-        """A step on the stream was given up; what became of it is asked of the stream first."""
-        if lost.verdict is None or lost.verdict.outcome is not Outcome.NOT_APPLIED:
+        """A step on the stream was given up; what became of it is asked of the stream first, if it is not known yet."""
+        verdict = lost.verdict
+        if verdict is None or verdict.outcome is Outcome.UNKNOWN:
             self._unsettled = _Unsettled(1, lost.run_id, lost=lost)
+        elif verdict.outcome is Outcome.APPLIED:
+            self.lane.step_count = verdict.step_count
 
     async def apply(
         self,
