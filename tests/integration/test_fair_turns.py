@@ -23,7 +23,7 @@ from tests.integration.stream_client import IN_THREAD, StreamClient, step_inputs
 from tests.servers import RPC_TIMEOUT_S, RunningApp, define_model
 
 Start = Callable[[ServerConfig], RunningApp]
-ROWS, SESSIONS, MESSAGES = 16, 1000, 4
+ROWS, SESSIONS, MESSAGES = 16, 500, 4
 CONFIG = replace(IN_THREAD, max_tick_rows=ROWS)
 # The tick that is under way when a step arrives had begun without it.
 UNDER_WAY = 1
