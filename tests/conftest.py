@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -10,6 +11,12 @@ import pytest
 from cellserve_server.config import ServerConfig
 from tests.clocks import ManualClock
 from tests.servers import TEST_CONFIG, LoopThread, RunningApp, running_app, server_process
+
+
+def pytest_collection_finish() -> None:
+    """Has the garbage collector leave alone what was loaded: to go through it again and again takes seconds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -57,3 +57,10 @@ def proxy(loop_thread: LoopThread, server_address: str) -> Iterator[StreamProxy]
     """In front of the server that all tests share."""
     with stream_proxy(loop_thread, server_address) as made:
         yield made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client hardly waits for the answer to a step that was given up: for tests where none will come."""
+    monkeypatch.setattr("cellserve_client.account.PATIENCE_S", 0.02)
+    monkeypatch.setattr("cellserve_client.groups.group.PATIENCE_S", 0.02)

@@ -104,11 +104,12 @@ def test_a_session_can_be_awaited_or_entered(server_address: str, loop_thread: L
     loop_thread.run(use_both())
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_call_waits_its_turn_no_longer_than_its_deadline(connected: Connect, proxy: FlakyProxy) -> None:
     cell: Any = connected(proxy.address).cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
     with cell.session() as session, ThreadPoolExecutor(1) as pool:
         proxy.plan("Step", Loss.REQUEST_SILENTLY)
-        first = pool.submit(session.step, FRAME, timeout_s=0.5)
+        first = pool.submit(session.step, FRAME, timeout_s=0.4)
         assert proxy.held.acquire(timeout=WAIT_S)
         with pytest.raises(DeadlineExceededError, match=r"waited 0\.1 s for earlier calls on it"):
             session.step(FRAME, timeout_s=0.1)
@@ -119,8 +120,8 @@ def test_a_call_waits_its_turn_no_longer_than_its_deadline(connected: Connect, p
 
 
 # One wait is within the timeout and two are not: with a timeout for each of its requests a call would succeed.
-BUSY = QueueFullError("full", retry_after_s=0.25)
-TIMEOUT_S = 0.4
+BUSY = QueueFullError("full", retry_after_s=0.15)
+TIMEOUT_S = 0.25
 AT_ONCE = RetryPolicy(first_delay_s=0.0)
 
 
@@ -168,6 +169,7 @@ def test_closing_the_connection_ends_calls_under_way(proxy: FlakyProxy) -> None:
             waiting.result()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_cancelled_step_is_settled(loop_thread: LoopThread, proxy: FlakyProxy) -> None:
     async def cancel_and_go_on() -> None:
         async with aio.connect(proxy.address) as remote:

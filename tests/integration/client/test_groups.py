@@ -245,6 +245,7 @@ def test_a_step_that_is_sent_again_is_applied_once(
         (Loss.ANSWER_SILENTLY, DeadlineExceededError, 1),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_a_lost_step_is_settled_by_the_next(
     connected: Connect,
     proxy: StreamProxy,
@@ -296,6 +297,7 @@ def test_streams_that_are_cut_while_groups_and_sessions_step(loop_thread: LoopTh
     assert proxy.seen["StreamSteps"] > 5
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_cancelled_step_of_a_group_is_settled(loop_thread: LoopThread, proxy: StreamProxy) -> None:
     async def cancel_and_go_on() -> None:
         async with aio.connect(proxy.address) as remote:

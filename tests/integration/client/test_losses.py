@@ -154,6 +154,7 @@ def test_a_server_that_stays_away_is_named(connected: Connect, proxy: FlakyProxy
         (InternalError("a bug"), InternalError, False),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 def test_a_lost_step_is_settled_by_the_next(
     connected: Connect, proxy: FlakyProxy, expected: Array, fault: Any, error: type[CellServeError], applied: bool
 ) -> None:
