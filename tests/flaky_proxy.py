@@ -6,9 +6,9 @@ import asyncio
 import threading
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import Enum, auto
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -110,12 +110,15 @@ class FlakyProxy(grpc.GenericRpcHandler):
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 
 
-@contextmanager
-def flaky_proxy(loop: LoopThread, target: str) -> Iterator[FlakyProxy]:
-    """Runs a proxy in front of a server."""
+Proxy = TypeVar("Proxy", bound=FlakyProxy)
 
-    async def start() -> FlakyProxy:
-        made = FlakyProxy(target)
+
+@contextmanager
+def running(loop: LoopThread, make: Callable[[], Proxy]) -> Iterator[Proxy]:
+    """Runs a proxy that is made in the loop in which it works."""
+
+    async def start() -> Proxy:
+        made = make()
         await made.start()
         return made
 
@@ -124,3 +127,8 @@ def flaky_proxy(loop: LoopThread, target: str) -> Iterator[FlakyProxy]:
         yield proxy
     finally:
         loop.run(proxy.stop())
+
+
+def flaky_proxy(loop: LoopThread, target: str) -> AbstractContextManager[FlakyProxy]:
+    """Runs a proxy in front of a server."""
+    return running(loop, lambda: FlakyProxy(target))

@@ -1,10 +1,12 @@
-"""What can be awaited, or entered as a context, alike."""
+"""What can be awaited, or entered as a context, alike; and how a context is left."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
+
+from cellserve.errors import CellServeError
 
 
 class SupportsAsyncExit(Protocol):
@@ -41,3 +43,22 @@ class Opening(Generic[Opened]):
     ) -> None:
         assert self._opened is not None, "left before it was entered"
         await self._opened.__aexit__(kind, error, trace)
+
+
+async def close_after(block_error: BaseException | None, close: Callable[[], Awaitable[None]], what: str) -> None:
+    """Closes what a context was entered with. What went wrong in the block matters more than what goes wrong here.
+
+    Args:
+        block_error: what the block raised.
+        close: closes it.
+        what: what it is, for the note that the block's error gets: ``closing {what} failed too``.
+
+    Raises:
+        CellServeError: it could not be closed, and nothing went wrong in the block.
+    """
+    try:
+        await close()
+    except CellServeError as failure:
+        if block_error is None:
+            raise
+        block_error.add_note(f"closing {what} failed too: {failure}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
+
 from cellserve.errors import FieldInvalidError
 from cellserve.v1 import session_pb2
 
@@ -60,3 +62,16 @@ def session_name(session_id: str) -> str:
     if not isinstance(session_id, str) or not 0 < len(session_id) <= MAX_ID_CHARS:
         raise FieldInvalidError(f"session_id: expected 1 to {MAX_ID_CHARS} characters; got {session_id!r}"[:300])
     return SESSIONS_PREFIX + session_id
+
+
+def checked_batch_size(batch_size: int | None) -> int | None:
+    """The rows of each session, as an int; None stays None: one row without a batch dimension.
+
+    Raises:
+        FieldInvalidError: not an integer from 1. How large it may be is the server's to say.
+    """
+    if batch_size is None:
+        return None
+    if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise FieldInvalidError(f"batch_size: expected an integer of at least 1, or None; got {batch_size!r}")
+    return int(batch_size)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellserve.errors import CellServeError, FieldInvalidError, PartialRunError, SessionNotFoundError
+from cellserve.errors import CellServeError, PartialRunError, SessionNotFoundError
 from cellserve.states import NestedState
 from cellserve.tensors import Array
 from cellserve.v1 import recurrent_service_pb2 as pb
@@ -30,9 +30,10 @@ from cellserve_client.definitions import duration
 from cellserve_client.hints import batch_size_explained
 from cellserve_client.ids import new_request_id, new_run_id, new_session_id
 from cellserve_client.models import ModelInfo
+from cellserve_client.opening import close_after
 from cellserve_client.pieces import Gathered, OutputMode, Piece, cut, lengths_within, selection_of
 from cellserve_client.sequences import answer_arrays, longest_piece, piece_of
-from cellserve_client.session_info import SessionInfo, info_from_proto, session_name
+from cellserve_client.session_info import SessionInfo, checked_batch_size, info_from_proto, session_name
 from cellserve_client.stepping import Stepper
 from cellserve_client.transport import Transport
 
@@ -276,13 +277,7 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self.close()
-        except CellServeError as failure:
-            if error is None:
-                raise
-            # What went wrong in the block matters more.
-            error.add_note(f"closing the session {self.id!r} failed too: {failure}")
+        await close_after(error, self.close, f"the session {self.id!r}")
 
 
 async def create_session(
@@ -296,15 +291,10 @@ async def create_session(
     deadline: Deadline,
 ) -> Session:
     """Makes a session on a model version; see ``Server.session``."""
-    if batch_size is not None and (
-        isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
-    ):
-        raise FieldInvalidError(f"batch_size: expected an integer of at least 1, or None; got {batch_size!r}")
+    batch_size = checked_batch_size(batch_size)
     new_id = new_session_id() if session_id is None else session_id
     session_name(new_id)
-    message = session_pb2.Session(
-        model=model.resource_name, batch_size=int(batch_size or 0), ttl=duration(ttl_s, "ttl_s")
-    )
+    message = session_pb2.Session(model=model.resource_name, batch_size=batch_size or 0, ttl=duration(ttl_s, "ttl_s"))
     if initial_state is not None:
         message.state.CopyFrom(as_state(model.state_size, initial_state, model.working_dtype(), "initial_state"))
     request = pb.CreateSessionRequest(session_id=new_id, session=message, request_id=new_request_id())

@@ -177,11 +177,8 @@ class Stepper:
         is_unknown = lane.may_be_applied or verdict_of(error) is UNKNOWN
         if isinstance(error, StepOutOfOrderError) and not is_unknown and await self.account.was_lost_run(deadline):
             return
-        delay_s = self._transport.retrier.delay_s(error, attempt, deadline.remaining_s())
         lane.may_be_applied = is_unknown
-        if delay_s is None:
-            raise error
-        await self._transport.sleep(delay_s)
+        await self._transport.before_retry(error, attempt, deadline)
 
     def give_up(self) -> None:
         """Within a turn: nobody waits for the step on the stream any more."""

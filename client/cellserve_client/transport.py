@@ -166,15 +166,28 @@ class Transport:
                 return await self._send_once(method, request, deadline)
             except CellServeError as error:
                 attempts.failed(error)
-                delay_s = self.retrier.delay_s(error, number, deadline.remaining_s())
-                if delay_s is None:
-                    raise
+                await self.before_retry(error, number, deadline)
             except BaseException as error:
                 attempts.failed(error)
                 if isinstance(error, asyncio.CancelledError) and self._closed and not _is_being_cancelled():
                     raise RunCancelledError("the connection was closed while the request was under way") from None
                 raise
-            await self.sleep(delay_s)
+
+    async def before_retry(self, error: CellServeError, attempt: int, deadline: Deadline) -> None:
+        """Returns when it is time for the next attempt.
+
+        Args:
+            error: why the last attempt failed.
+            attempt: its number, from 1.
+            deadline: of all attempts together.
+
+        Raises:
+            CellServeError: ``error``: there is to be no other attempt.
+        """
+        delay_s = self.retrier.delay_s(error, attempt, deadline.remaining_s())
+        if delay_s is None:
+            raise error
+        await self.sleep(delay_s)
 
     async def _send_once(
         self,

@@ -157,12 +157,11 @@ def admissible(
     """
     # For seat -1 the first one is read; nothing of it is used.
     records = seats.records.take(index, axis=0, mode="clip")
-    ids = records.view(np.uint64)[:, RUN_ID]
-    differs = (records[:, LIFE] ^ lives) | (records[:, STEP_COUNT] ^ expected_steps) | (records[:, FLAGS] & ENGAGED)
-    good: Array = (differs == 0) & (index >= 0) & (records.view(np.float64)[:, EXPIRE] > now) & (run_ids != ids)
-    if np.count_nonzero(good) == len(good):
-        return good  # So it is nearly always.
-    unchecked = (expected_steps == -1) & (((records[:, LIFE] ^ lives) | (records[:, FLAGS] & ENGAGED)) == 0)
-    good = ((differs == 0) | unchecked) & (index >= 0) & (records.view(np.float64)[:, EXPIRE] > now)
-    good &= (run_ids != ids) | (run_ids == 0)
+    unfit = (records[:, LIFE] ^ lives) | (records[:, FLAGS] & ENGAGED)
+    moved = records[:, STEP_COUNT] ^ expected_steps
+    lasting = (index >= 0) & (records.view(np.float64)[:, EXPIRE] > now)
+    new_id = run_ids != records.view(np.uint64)[:, RUN_ID]
+    good: Array = ((unfit | moved) == 0) & lasting & new_id
+    if np.count_nonzero(good) < len(good):  # Hardly ever: a block is nearly always good as a whole.
+        good = (unfit == 0) & ((moved == 0) | (expected_steps == -1)) & lasting & (new_id | (run_ids == 0))
     return good

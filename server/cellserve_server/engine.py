@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-import numpy as np
 import structlog
 
 from cellserve.errors import (
@@ -304,14 +303,9 @@ class Engine:
             action()
 
     def _settle_without_steps(self, run: Run) -> None:
-        """A run of no steps or no rows: nothing moves."""
-        leaves: Sequence[Array] | None = None
-        if run.return_state:
-            leaves = run.session.read_state() if run.session is not None else run.initial_leaves
-            if leaves is None:
-                leaves = [np.zeros((run.rows, size), run.model.description.dtype) for size in run.model.leaf_sizes]
+        """A run of no steps or no rows: nothing moves, so its state is the one that it was prepared with."""
         step_count = run.session.step_count if run.session is not None else 0
-        kept = None if leaves is None else list(leaves)
+        kept = list(run.leaves) if run.return_state else None
         run.result = RunResult(run.outputs, kept, step_count, run.steps, replayed=False)
         self._settle(run, None)
 

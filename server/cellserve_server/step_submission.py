@@ -77,13 +77,13 @@ class StepSubmission:
         Args:
             inputs: one ``[positions, rows, ...]`` for each input of the model, of the right sizes.
         """
-        columns = _Columns(request, self._engine.clock())
+        now = self._engine.clock()
+        columns = _Columns(request, now)
         count = len(columns.handles)
         good = np.zeros(count, dtype=bool)
         # A message of one step is nothing to make a block of: a run is lighter.
         if count > 1 and not self._engine.draining and group.columns.are_valid(inputs):
             index, lives = group.handles.look_up(columns.handles)
-            now = self._engine.clock()
             good = admissible(group.seats, index, lives, columns.expected_steps, columns.run_ids, now)
             if not _are_distinct(index[good]):
                 good[:] = False  # A session twice, be it under two handles: one by one, in the order of the positions.

@@ -202,13 +202,15 @@ class TickLoop:
     ) -> tuple[Gathered, list[Array], list[Array]] | None:
         """The batch without the sessions that have ended while it was computed; None: none is left."""
         masks = [_alive(part) for part in batch.parts]
-        masks.append(np.array([run.session is None or not run.session.ended for run in batch.runs], dtype=bool))
-        kept = np.concatenate(masks)
+        kept_runs = [run.session is None or not run.session.ended for run in batch.runs]
+        kept = np.concatenate([*masks, np.array(kept_runs, dtype=bool)])
         if np.count_nonzero(kept) == len(kept):
             return batch, outputs, leaves
-        now = self._clock()
-        parts = [kept_part for part in batch.parts if (kept_part := self._still_wanted_of(lane, part, now, True)).size]
-        runs = [run for run in batch.runs if run.session is None or not run.session.ended or self._still_wanted(run)]
+        for part, mask in zip(batch.parts, masks, strict=True):
+            self._refuse(lane, part, ~mask, None)
+        parts = [part.narrowed(mask) for part, mask in zip(batch.parts, masks, strict=True) if np.count_nonzero(mask)]
+        # Its session's end refused each of the others.
+        runs = [run for run, is_kept in zip(batch.runs, kept_runs, strict=True) if is_kept or self._still_wanted(run)]
         if not np.count_nonzero(kept):
             return None
         rows = np.repeat(kept, batch.seats.rows)
@@ -290,18 +292,14 @@ class TickLoop:
             return False
         return True
 
-    def _still_wanted_of(self, lane: Lane, part: Part, now: float, computed: bool = False) -> Part:
-        """The steps of a part that are still to be done; the others are refused, each with its reason.
-
-        Args:
-            computed: the tick is over, so that only the end of a session counts.
-        """
+    def _still_wanted_of(self, lane: Lane, part: Part, now: float) -> Part:
+        """The steps of a part that are still to be done; the others are refused, each with its reason."""
         block = part.block
         alive = block.alive(part.steps)
         if alive is not None:
             self._refuse(lane, part, ~alive, None)
             part = part.narrowed(alive)
-        if computed or (block.earliest > now and block.refusal is None and not block.refusals):
+        if block.earliest > now and block.refusal is None and not block.refusals:
             return part
         errors = block.errors_of(part.steps, now)
         refused = np.array([error is not None for error in errors], dtype=bool)

@@ -70,11 +70,9 @@ class WholeRuns:
 
     def _compute(self, run: Run) -> tuple[list[Array], list[Array] | None]:
         """In the thread: the outputs that are wanted, and the state where it is. Stops when nobody waits any more."""
-        model = run.model
         lengths = np.full(run.rows, run.time, dtype=np.int64) if run.lengths is None else run.lengths
-        zeros = [np.zeros((run.rows, size), model.description.dtype) for size in model.leaf_sizes]
-        outputs, leaves = model.network.run(
-            run.inputs, lengths, run.initial_leaves or zeros, lambda: check_alive(run, self._clock())
+        outputs, leaves = run.model.network.run(
+            run.inputs, lengths, run.leaves, lambda: check_alive(run, self._clock())
         )
         if run.mode is OutputMode.NONE:
             outputs = []

@@ -46,6 +46,13 @@ def _has_begun(server: RunningApp, steps: int) -> bool:
     return gauge(server, "grpc_server_started_total", STEP) == steps
 
 
+def _greedy_sessions(server: RunningApp, model: str, number: int) -> list[str]:
+    session_ids = [f"greedy-{i}" for i in range(number)]
+    for session_id in session_ids:
+        create_session(server, session_id, model)
+    return session_ids
+
+
 class Neighbour:
     """Steps a session of its own, on a connection of its own, and wants each step answered."""
 
@@ -149,9 +156,7 @@ def test_ten_times_as_many_calls_as_are_taken_keep_nobody_out(start_server: Star
     most = 16
     server = start_server(replace(TEST_CONFIG, max_concurrent_rpcs=most, queue_full_retry_ms=1))
     model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
-    greedy = [f"greedy-{number}" for number in range(10 * most)]
-    for session_id in greedy:
-        create_session(server, session_id, model)
+    greedy = _greedy_sessions(server, model, 10 * most)
     with (
         own_connection(server.address) as stubs,
         connect(server.address, retry=PATIENT, coalesce=coalesce) as remote,
@@ -171,9 +176,7 @@ def test_calls_that_keep_the_queue_full_do_not_keep_streams_out(start_server: St
     most = 8
     server = start_server(replace(IN_THREAD, max_queued_runs=most, max_tick_rows=1))
     model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
-    greedy = [f"greedy-{number}" for number in range(4 * most)]
-    for session_id in greedy:
-        create_session(server, session_id, model)
+    greedy = _greedy_sessions(server, model, 4 * most)
     with (
         own_connection(server.address) as stubs,
         StreamClient(server.stubs) as stream,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cellserve.cells import BasicRNNCell
 from cellserve.specs import describe
@@ -68,6 +69,19 @@ def drive(test: Callable[[Bench], Awaitable[None]], **settings: Any) -> None:
             await bench.engine.stop()
 
     asyncio.run(main())
+
+
+def fail_on(value: float, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the model's network a bug: a step of which an input has this value raises."""
+    network_type = type(bench.model.network)
+    step = network_type.step
+
+    def failing(self: Any, inputs: Sequence[Array], leaves: Sequence[Array]) -> Any:
+        if np.any(inputs[0] == value):
+            raise ZeroDivisionError("a bug")
+        return step(self, inputs, leaves)
+
+    monkeypatch.setattr(network_type, "step", failing)
 
 
 def submit_all(bench: Bench, runs: Sequence[Run]) -> list[Run]:

@@ -27,7 +27,7 @@ from cellserve_server.cells import Network
 from cellserve_server.step_submission import StepSubmission
 from cellserve_server.stream_answers import PendingSteps
 from cellserve_server.stream_groups import Group
-from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, submit_all, until
+from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
 
 MIB = 1 << 20
 
@@ -440,15 +440,7 @@ def test_sessions_that_end_while_a_block_computes_are_not_written_to() -> None:
 
 def test_a_failing_row_fails_alone_in_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(bench: Bench) -> None:
-        network = bench.model.network
-        whole = type(network).step
-
-        def step(self: Any, inputs: Sequence[Array], leaves: Sequence[Array]) -> Any:
-            if np.any(inputs[0] == 666):
-                raise ZeroDivisionError("a bug")
-            return whole(self, inputs, leaves)
-
-        monkeypatch.setattr(type(network), "step", step)
+        fail_on(666, bench, monkeypatch)
         stream = Stream(bench, names(5))
         inputs = stream.inputs(5)
         inputs[3] = 666

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -21,12 +20,11 @@ from cellserve.errors import (
     StepOutOfOrderError,
 )
 from cellserve.specs import ArraySpec, Bidirectional, ModelDescription
-from cellserve.tensors import Array
 from cellserve_server.cells import Network
 from cellserve_server.models import draft_model
 from cellserve_server.runs import OutputMode, Run
 from cellserve_server.session import SessionKey, SessionSnapshot
-from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, submit_all, until
+from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
 
 
 def test_runs_of_a_session_apply_in_the_order_in_which_they_arrive() -> None:
@@ -346,15 +344,7 @@ def test_bytes_fill_the_queue_too_but_one_run_always_fits() -> None:
 
 def test_a_failing_row_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(bench: Bench) -> None:
-        network = bench.model.network
-        whole = type(network).step
-
-        def step(self: Any, inputs: Sequence[Array], leaves: Sequence[Array]) -> Any:
-            if np.any(inputs[0] == 666):
-                raise ZeroDivisionError("a bug")
-            return whole(self, inputs, leaves)
-
-        monkeypatch.setattr(type(network), "step", step)
+        fail_on(666, bench, monkeypatch)
         sessions = [bench.session(f"s{i}") for i in range(3)]
         runs = [bench.run(session) for session in sessions]
         runs[1].inputs[0][:] = 666

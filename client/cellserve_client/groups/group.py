@@ -28,7 +28,8 @@ from cellserve_client.groups.opening import GroupOpening, another_life
 from cellserve_client.groups.run import APPLIED, UNANSWERED, UNKNOWN, GroupRun
 from cellserve_client.ids import new_session_id
 from cellserve_client.models import ModelInfo
-from cellserve_client.session_info import SESSIONS_PREFIX, session_name
+from cellserve_client.opening import close_after
+from cellserve_client.session_info import SESSIONS_PREFIX, checked_batch_size, session_name
 from cellserve_client.streaming.columns import StepColumns
 from cellserve_client.streaming.stream import StepStream
 from cellserve_client.transport import Transport
@@ -329,13 +330,7 @@ class SessionGroup:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self.close()
-        except CellServeError as failure:
-            if error is None:
-                raise
-            # What went wrong in the block matters more.
-            error.add_note(f"closing the session group failed too: {failure}")
+        await close_after(error, self.close, "the session group")
 
 
 async def create_group(
@@ -349,11 +344,8 @@ async def create_group(
     timeout_s: float | None,
 ) -> SessionGroup:
     """Makes a group on a model version; see ``Server.session_group``."""
-    if batch_size is not None and (
-        isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
-    ):
-        raise FieldInvalidError(f"batch_size: expected an integer of at least 1, or None; got {batch_size!r}")
-    group = SessionGroup(transport, model, None if batch_size is None else int(batch_size), duration(ttl_s, "ttl_s"))
+    batch_size = checked_batch_size(batch_size)
+    group = SessionGroup(transport, model, batch_size, duration(ttl_s, "ttl_s"))
     if count != 0 or ids is not None:
         await group.add(count, ids=ids, timeout_s=timeout_s)
     return group

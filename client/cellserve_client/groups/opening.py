@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf.duration_pb2 import Duration
@@ -21,6 +22,8 @@ from cellserve_client.transport import Transport
 # Names in one Open, and how many of those are under way: the server makes a batch while the next one is read.
 NAMES = 8192
 OPENS = 3
+
+T = TypeVar("T")
 
 
 class GroupOpening:
@@ -67,10 +70,7 @@ class GroupOpening:
                 await self._reopen(stream, deadline)
             except CellServeError as error:
                 attempt += 1
-                delay_s = self._transport.retrier.delay_s(error, attempt, deadline.remaining_s())
-                if delay_s is None:
-                    raise
-                await self._transport.sleep(delay_s)
+                await self._transport.before_retry(error, attempt, deadline)
 
     async def _reopen(self, stream: StepStream, deadline: Deadline) -> None:
         number = self._transport.mux.next_group_number()
@@ -112,10 +112,7 @@ class GroupOpening:
                     failed = await self._open(stream, number, indices, deadline, create=True, each_s=timeout_s is None)
                 except CellServeError as error:
                     attempt += 1
-                    delay_s = self._transport.retrier.delay_s(error, attempt, deadline.remaining_s())
-                    if delay_s is None:
-                        raise
-                    await self._transport.sleep(delay_s)
+                    await self._transport.before_retry(error, attempt, deadline)
                     continue
                 if failed:
                     await self._take_back(stream, number, indices, failed, delete=is_new)
@@ -176,17 +173,8 @@ class GroupOpening:
         self, stream: StepStream, number: int, indices: Array, create: bool
     ) -> asyncio.Future[stream_pb2.Opened]:
         future: asyncio.Future[stream_pb2.Opened] = asyncio.get_running_loop().create_future()
-
-        def tell(answer: stream_pb2.Opened | CellServeError) -> None:
-            if future.done():
-                return
-            if isinstance(answer, CellServeError):
-                future.set_exception(answer)
-            else:
-                future.set_result(answer)
-
         seq = stream.next_seq()
-        stream.expect_opened(seq, tell)
+        stream.expect_opened(seq, partial(_tell, future))
         request = stream_pb2.Open(
             seq=seq,
             group=number,
@@ -211,7 +199,7 @@ class GroupOpening:
         for failed in opened.errors:
             errors[start + failed.position] = error_of(failed.status)
 
-    async def _in_time(self, future: asyncio.Future[stream_pb2.Opened], deadline: Deadline) -> stream_pb2.Opened:
+    async def _in_time(self, future: asyncio.Future[T], deadline: Deadline) -> T:
         try:
             return await asyncio.wait_for(future, max(deadline.remaining_s(), 0.0))
         except TimeoutError:
@@ -242,24 +230,18 @@ class GroupOpening:
             stream, number = await self.ready(deadline)
             done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             seq = stream.next_seq()
-            stream.expect_closed(seq, partial(_tell_closed, done))
+            stream.expect_closed(seq, partial(_tell, done))
             handles = () if indices is None else self._present(indices)
             close = stream_pb2.Close(seq=seq, group=number, handles=handles, delete_sessions=delete)
             stream.send(Request(close=close))
             if indices is None:
                 self._stream = None
             try:
-                async with asyncio.timeout(max(deadline.remaining_s(), 0.0)):
-                    await done
+                await self._in_time(done, deadline)
                 return
-            except TimeoutError:
-                raise self._transport.too_late(deadline.timeout_s) from None
             except CellServeError as error:
                 attempt += 1
-                delay_s = self._transport.retrier.delay_s(error, attempt, deadline.remaining_s())
-                if delay_s is None:
-                    raise
-                await self._transport.sleep(delay_s)
+                await self._transport.before_retry(error, attempt, deadline)
 
     def _present(self, indices: Array) -> list[int]:
         """Those that have a handle: an absent one has none, or one of another life."""
@@ -277,10 +259,10 @@ def another_life(session_id: str) -> SessionNotFoundError:
     return SessionNotFoundError(f"session {session_id!r}: somebody else reset it, set its state or made it anew")
 
 
-def _tell_closed(done: asyncio.Future[None], error: CellServeError | None) -> None:
-    if done.done():
+def _tell(future: asyncio.Future[T], answer: T | CellServeError) -> None:
+    if future.done():
         return
-    if error is None:
-        done.set_result(None)
+    if isinstance(answer, CellServeError):
+        future.set_exception(answer)
     else:
-        done.set_exception(error)
+        future.set_result(answer)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import grpc
@@ -13,7 +13,7 @@ import grpc.aio
 
 from cellserve.errors import CellServeError, status_of
 from cellserve.v1 import stream_pb2
-from tests.flaky_proxy import LOST, Context, FlakyProxy, Loss
+from tests.flaky_proxy import LOST, Context, FlakyProxy, Loss, running
 from tests.servers import LoopThread
 
 
@@ -175,17 +175,6 @@ class _Forwarding:
             await asyncio.wait((self._writing,))
 
 
-@contextmanager
-def stream_proxy(loop: LoopThread, target: str) -> Iterator[StreamProxy]:
+def stream_proxy(loop: LoopThread, target: str) -> AbstractContextManager[StreamProxy]:
     """Runs a proxy in front of a server."""
-
-    async def start() -> StreamProxy:
-        made = StreamProxy(target)
-        await made.start()
-        return made
-
-    proxy = loop.run(start())
-    try:
-        yield proxy
-    finally:
-        loop.run(proxy.stop())
+    return running(loop, lambda: StreamProxy(target))
