@@ -14,6 +14,7 @@ MIB = 1 << 20
 
 DAY_S = 86_400.0
 INT32_MAX = (1 << 31) - 1
+DURABILITIES = ("sync", "async")
 
 
 def _setting(default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -88,6 +89,38 @@ class ServerConfig:
     max_remembered_requests: int = _setting(100_000, "request_ids whose answers are remembered.", 1)
     remember_requests_s: float = _setting(600.0, "How long an answer to a request_id is remembered, in seconds.", 1)
 
+    # Where sessions are kept
+    store: str = _setting(
+        "memory:",
+        "Where sessions are kept: memory: (they end with the process), sqlite:PATH (a file of this machine), "
+        "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas).",
+    )
+    durability: str = _setting(
+        "sync",
+        "With a store: sync (every step is written before it is answered) or async (written within twice "
+        "--flush-interval-ms; a crash may lose those).",
+    )
+    flush_interval_ms: int = _setting(
+        1000, "With async: how often what has changed is written, in milliseconds.", 10, 60_000
+    )
+    store_fsync: bool = _setting(
+        False, "sqlite: has every commit reach the disk, so that the loss of power loses nothing either."
+    )
+    store_timeout_ms: int = _setting(2000, "How long one operation of the store may take, in milliseconds.", 10, 60_000)
+    advertise: str = _setting(
+        "", "HOST:PORT by which clients and other replicas reach this one; without it the address listened on."
+    )
+    takeover_timeout_ms: int = _setting(
+        1000,
+        "How long another replica is waited for that is asked to let sessions go, in milliseconds; then they are "
+        "taken from it.",
+        1,
+        60_000,
+    )
+    tombstone_ttl_s: float = _setting(
+        600.0, "How long the store remembers why a session ended, in seconds.", 0.001, DAY_S
+    )
+
     # Streams
     stream_window_messages: int = _setting(64, "Unanswered Steps of one stream before the server stops reading.", 1)
     stream_window_steps: int = _setting(4096, "Steps in these messages before the server stops reading.", 1)
@@ -118,6 +151,8 @@ class ServerConfig:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
             if maximum is not None and value > maximum:
                 raise ValueError(f"{item.name}: expected at most {maximum}; got {value}")
+        if self.durability not in DURABILITIES:
+            raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
         if 0 < self.models_poll_s < 1:
             raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
         for name in ("default_ttl_s", "defined_model_ttl_s"):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine import Engine, draining_error
+from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel, ModelRepository
-from cellserve_server.session import Session, SessionKey, SessionSnapshot
+from cellserve_server.session import Session, SessionSnapshot
 from cellserve_server.sessions import SessionTable
 
 EXPIRY_TIMER_MIN_S = 1.0

@@ -34,6 +34,7 @@ from cellserve_server.fields import (
     shown,
     step_number_of,
 )
+from cellserve_server.keys import SessionKey
 from cellserve_server.models import ModelRepository
 from cellserve_server.operations import SessionOperations
 from cellserve_server.requests import RequestMemory
@@ -46,7 +47,7 @@ from cellserve_server.run_requests import (
     step_of,
 )
 from cellserve_server.security import tenant_of
-from cellserve_server.session import Session, SessionKey
+from cellserve_server.session import Session
 from cellserve_server.streams import Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
+from cellserve_server.keys import SessionKey
 from cellserve_server.models import LoadedModel
 from cellserve_server.seats import (
     BUSY,
@@ -29,13 +30,6 @@ from cellserve_server.seats import (
 )
 
 TWO_TO_63, TWO_TO_64 = 1 << 63, 1 << 64
-
-
-class SessionKey(NamedTuple):
-    """Whose session, and its id."""
-
-    tenant: str
-    id: str
 
 
 class LastRun(NamedTuple):

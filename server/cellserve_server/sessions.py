@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from cellserve.errors import QuotaExceededError, SessionExistsError, SessionNotFoundError
 from cellserve_server.config import ServerConfig
 from cellserve_server.expiry import ExpiryQueue
+from cellserve_server.keys import SessionKey
 from cellserve_server.models import LoadedModel
 from cellserve_server.seats import LIFE, QUOTA_RETRY_S, Seats
-from cellserve_server.session import Session, SessionKey
+from cellserve_server.session import Session
 
 EXPIRED_AT_ONCE = 1000
 _CAUSES = {

@@ -22,11 +22,12 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES
 from cellserve_server.fields import batch_size_of, require_steppable, seconds_of, session_id_of
 from cellserve_server.handles import Handle, Handles
+from cellserve_server.keys import SessionKey
 from cellserve_server.models import LoadedModel, ModelRepository
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
 from cellserve_server.seats import Seats
-from cellserve_server.session import Session, SessionKey
+from cellserve_server.session import Session
 
 # What a name takes in an Opened at most: a uid and a step count, or an error cut to its reason.
 OPENED_BYTES_PER_NAME = 128

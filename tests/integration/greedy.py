@@ -20,7 +20,7 @@ from cellserve.cells import BasicRNNCell, OutputProjectionWrapper
 from cellserve.errors import QueueFullError, UnavailableError, from_rpc_error
 from cellserve.tensors import Array, tensor_from_array
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc, stream_pb2
-from cellserve_server.session import SessionKey
+from cellserve_server.keys import SessionKey
 from tests.gates import TENANT, GatedNetwork
 from tests.integration.edges import DEPTH, step_request
 from tests.servers import RPC_TIMEOUT_S, RunningApp, ServerProcess, Stubs, define_model

@@ -15,11 +15,12 @@ from cellserve.cells import BasicRNNCell
 from cellserve.specs import describe
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
+from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel, ModelRepository, draft_model
 from cellserve_server.operations import SessionOperations
 from cellserve_server.runs import Run
-from cellserve_server.session import Session, SessionKey
+from cellserve_server.session import Session
 from tests.clocks import ManualClock
 
 UNITS = 3

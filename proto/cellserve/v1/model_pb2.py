@@ -23,40 +23,41 @@ _sym_db = _symbol_database.Default()
 
 
 from cellserve.v1 import cell_pb2 as cellserve_dot_v1_dot_cell__pb2
+from cellserve.v1 import session_pb2 as cellserve_dot_v1_dot_session__pb2
 from cellserve.v1 import state_pb2 as cellserve_dot_v1_dot_state__pb2
 from cellserve.v1 import tensor_pb2 as cellserve_dot_v1_dot_tensor__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65llserve/v1/model.proto\x12\x0c\x63\x65llserve.v1\x1a\x17\x63\x65llserve/v1/cell.proto\x1a\x18\x63\x65llserve/v1/state.proto\x1a\x19\x63\x65llserve/v1/tensor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x01\n\tModelSpec\x12)\n\tdata_type\x18\x01 \x01(\x0e\x32\x16.cellserve.v1.DataType\x12(\n\x06inputs\x18\x02 \x03(\x0b\x32\x18.cellserve.v1.TensorSpec\x12#\n\x06layers\x18\x03 \x03(\x0b\x32\x13.cellserve.v1.Layer\x12)\n\x07outputs\x18\x04 \x03(\x0b\x32\x18.cellserve.v1.TensorSpec\"\xef\x01\n\x05Layer\x12\x30\n\x0bstandardise\x18\x01 \x01(\x0b\x32\x19.cellserve.v1.StandardiseH\x00\x12,\n\tembedding\x18\x02 \x01(\x0b\x32\x17.cellserve.v1.EmbeddingH\x00\x12\"\n\x04\x63\x65ll\x18\x03 \x01(\x0b\x32\x12.cellserve.v1.CellH\x00\x12\x34\n\rbidirectional\x18\x04 \x01(\x0b\x32\x1b.cellserve.v1.BidirectionalH\x00\x12$\n\x05\x64\x65nse\x18\x05 \x01(\x0b\x32\x13.cellserve.v1.DenseH\x00\x42\x06\n\x04kind\"\r\n\x0bStandardise\"3\n\tEmbedding\x12\x17\n\x0fvocabulary_size\x18\x01 \x01(\x03\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x03\"\x87\x01\n\rBidirectional\x12#\n\x07\x66orward\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12$\n\x08\x62\x61\x63kward\x18\x02 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12+\n\nmerge_mode\x18\x03 \x01(\x0e\x32\x17.cellserve.v1.MergeMode\"I\n\x05\x44\x65nse\x12\r\n\x05units\x18\x01 \x01(\x03\x12\x31\n\nactivation\x18\x02 \x01(\x0e\x32\x1d.cellserve.v1.DenseActivation\"\xc8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.cellserve.v1.ModelSpec\x12+\n\nstate_spec\x18\x04 \x01(\x0b\x32\x17.cellserve.v1.StateSpec\x12.\n\x0c\x63\x61pabilities\x18\x05 \x03(\x0e\x32\x18.cellserve.v1.Capability\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.cellserve.v1.ModelState\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x17\n\x0fparameter_count\x18\x08 \x01(\x03\x12\x1b\n\x13state_bytes_per_row\x18\t \x01(\x03\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12-\n\tload_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x65\x66ined\x18\x0c \x01(\x08\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06limits\x18\x0e \x01(\x0b\x32\x19.cellserve.v1.ModelLimits\"V\n\x0bModelLimits\x12\x1a\n\x12max_sequence_steps\x18\x01 \x01(\x03\x12\x10\n\x08max_rows\x18\x02 \x01(\x03\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x03*~\n\tMergeMode\x12\x1a\n\x16MERGE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11MERGE_MODE_CONCAT\x10\x01\x12\x12\n\x0eMERGE_MODE_SUM\x10\x02\x12\x12\n\x0eMERGE_MODE_MUL\x10\x03\x12\x16\n\x12MERGE_MODE_AVERAGE\x10\x04*\xc0\x01\n\x0f\x44\x65nseActivation\x12 \n\x1c\x44\x45NSE_ACTIVATION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NSE_ACTIVATION_NONE\x10\x01\x12\x1c\n\x18\x44\x45NSE_ACTIVATION_SOFTMAX\x10\x02\x12\x1c\n\x18\x44\x45NSE_ACTIVATION_SIGMOID\x10\x03\x12\x19\n\x15\x44\x45NSE_ACTIVATION_TANH\x10\x04\x12\x19\n\x15\x44\x45NSE_ACTIVATION_RELU\x10\x05*n\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41PABILITY_STEP\x10\x01\x12\x16\n\x12\x43\x41PABILITY_SESSION\x10\x02\x12\x17\n\x13\x43\x41PABILITY_SEQUENCE\x10\x03*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x16\n\x12MODEL_STATE_BROKEN\x10\x02\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x63\x65llserve/v1/model.proto\x12\x0c\x63\x65llserve.v1\x1a\x17\x63\x65llserve/v1/cell.proto\x1a\x1a\x63\x65llserve/v1/session.proto\x1a\x18\x63\x65llserve/v1/state.proto\x1a\x19\x63\x65llserve/v1/tensor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x01\n\tModelSpec\x12)\n\tdata_type\x18\x01 \x01(\x0e\x32\x16.cellserve.v1.DataType\x12(\n\x06inputs\x18\x02 \x03(\x0b\x32\x18.cellserve.v1.TensorSpec\x12#\n\x06layers\x18\x03 \x03(\x0b\x32\x13.cellserve.v1.Layer\x12)\n\x07outputs\x18\x04 \x03(\x0b\x32\x18.cellserve.v1.TensorSpec\"\xef\x01\n\x05Layer\x12\x30\n\x0bstandardise\x18\x01 \x01(\x0b\x32\x19.cellserve.v1.StandardiseH\x00\x12,\n\tembedding\x18\x02 \x01(\x0b\x32\x17.cellserve.v1.EmbeddingH\x00\x12\"\n\x04\x63\x65ll\x18\x03 \x01(\x0b\x32\x12.cellserve.v1.CellH\x00\x12\x34\n\rbidirectional\x18\x04 \x01(\x0b\x32\x1b.cellserve.v1.BidirectionalH\x00\x12$\n\x05\x64\x65nse\x18\x05 \x01(\x0b\x32\x13.cellserve.v1.DenseH\x00\x42\x06\n\x04kind\"\r\n\x0bStandardise\"3\n\tEmbedding\x12\x17\n\x0fvocabulary_size\x18\x01 \x01(\x03\x12\r\n\x05\x64\x65pth\x18\x02 \x01(\x03\"\x87\x01\n\rBidirectional\x12#\n\x07\x66orward\x18\x01 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12$\n\x08\x62\x61\x63kward\x18\x02 \x01(\x0b\x32\x12.cellserve.v1.Cell\x12+\n\nmerge_mode\x18\x03 \x01(\x0e\x32\x17.cellserve.v1.MergeMode\"I\n\x05\x44\x65nse\x12\r\n\x05units\x18\x01 \x01(\x03\x12\x31\n\nactivation\x18\x02 \x01(\x0e\x32\x1d.cellserve.v1.DenseActivation\"\xc8\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12%\n\x04spec\x18\x03 \x01(\x0b\x32\x17.cellserve.v1.ModelSpec\x12+\n\nstate_spec\x18\x04 \x01(\x0b\x32\x17.cellserve.v1.StateSpec\x12.\n\x0c\x63\x61pabilities\x18\x05 \x03(\x0e\x32\x18.cellserve.v1.Capability\x12\'\n\x05state\x18\x06 \x01(\x0e\x32\x18.cellserve.v1.ModelState\x12\r\n\x05\x65rror\x18\x07 \x01(\t\x12\x17\n\x0fparameter_count\x18\x08 \x01(\x03\x12\x1b\n\x13state_bytes_per_row\x18\t \x01(\x03\x12\x0e\n\x06\x64igest\x18\n \x01(\t\x12-\n\tload_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x64\x65\x66ined\x18\x0c \x01(\x08\x12/\n\x0b\x65xpire_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06limits\x18\x0e \x01(\x0b\x32\x19.cellserve.v1.ModelLimits\"\x84\x01\n\x0bModelLimits\x12\x1a\n\x12max_sequence_steps\x18\x01 \x01(\x03\x12\x10\n\x08max_rows\x18\x02 \x01(\x03\x12\x19\n\x11max_message_bytes\x18\x03 \x01(\x03\x12,\n\ndurability\x18\x04 \x01(\x0e\x32\x18.cellserve.v1.Durability*~\n\tMergeMode\x12\x1a\n\x16MERGE_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11MERGE_MODE_CONCAT\x10\x01\x12\x12\n\x0eMERGE_MODE_SUM\x10\x02\x12\x12\n\x0eMERGE_MODE_MUL\x10\x03\x12\x16\n\x12MERGE_MODE_AVERAGE\x10\x04*\xc0\x01\n\x0f\x44\x65nseActivation\x12 \n\x1c\x44\x45NSE_ACTIVATION_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NSE_ACTIVATION_NONE\x10\x01\x12\x1c\n\x18\x44\x45NSE_ACTIVATION_SOFTMAX\x10\x02\x12\x1c\n\x18\x44\x45NSE_ACTIVATION_SIGMOID\x10\x03\x12\x19\n\x15\x44\x45NSE_ACTIVATION_TANH\x10\x04\x12\x19\n\x15\x44\x45NSE_ACTIVATION_RELU\x10\x05*n\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41PABILITY_STEP\x10\x01\x12\x16\n\x12\x43\x41PABILITY_SESSION\x10\x02\x12\x17\n\x13\x43\x41PABILITY_SEQUENCE\x10\x03*s\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_STATE_READY\x10\x01\x12\x16\n\x12MODEL_STATE_BROKEN\x10\x02\x12\x19\n\x15MODEL_STATE_UNLOADING\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellserve.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MERGEMODE']._serialized_start=1402
-  _globals['_MERGEMODE']._serialized_end=1528
-  _globals['_DENSEACTIVATION']._serialized_start=1531
-  _globals['_DENSEACTIVATION']._serialized_end=1723
-  _globals['_CAPABILITY']._serialized_start=1725
-  _globals['_CAPABILITY']._serialized_end=1835
-  _globals['_MODELSTATE']._serialized_start=1837
-  _globals['_MODELSTATE']._serialized_end=1952
-  _globals['_MODELSPEC']._serialized_start=154
-  _globals['_MODELSPEC']._serialized_end=330
-  _globals['_LAYER']._serialized_start=333
-  _globals['_LAYER']._serialized_end=572
-  _globals['_STANDARDISE']._serialized_start=574
-  _globals['_STANDARDISE']._serialized_end=587
-  _globals['_EMBEDDING']._serialized_start=589
-  _globals['_EMBEDDING']._serialized_end=640
-  _globals['_BIDIRECTIONAL']._serialized_start=643
-  _globals['_BIDIRECTIONAL']._serialized_end=778
-  _globals['_DENSE']._serialized_start=780
-  _globals['_DENSE']._serialized_end=853
-  _globals['_MODEL']._serialized_start=856
-  _globals['_MODEL']._serialized_end=1312
-  _globals['_MODELLIMITS']._serialized_start=1314
-  _globals['_MODELLIMITS']._serialized_end=1400
+  _globals['_MERGEMODE']._serialized_start=1477
+  _globals['_MERGEMODE']._serialized_end=1603
+  _globals['_DENSEACTIVATION']._serialized_start=1606
+  _globals['_DENSEACTIVATION']._serialized_end=1798
+  _globals['_CAPABILITY']._serialized_start=1800
+  _globals['_CAPABILITY']._serialized_end=1910
+  _globals['_MODELSTATE']._serialized_start=1912
+  _globals['_MODELSTATE']._serialized_end=2027
+  _globals['_MODELSPEC']._serialized_start=182
+  _globals['_MODELSPEC']._serialized_end=358
+  _globals['_LAYER']._serialized_start=361
+  _globals['_LAYER']._serialized_end=600
+  _globals['_STANDARDISE']._serialized_start=602
+  _globals['_STANDARDISE']._serialized_end=615
+  _globals['_EMBEDDING']._serialized_start=617
+  _globals['_EMBEDDING']._serialized_end=668
+  _globals['_BIDIRECTIONAL']._serialized_start=671
+  _globals['_BIDIRECTIONAL']._serialized_end=806
+  _globals['_DENSE']._serialized_start=808
+  _globals['_DENSE']._serialized_end=881
+  _globals['_MODEL']._serialized_start=884
+  _globals['_MODEL']._serialized_end=1340
+  _globals['_MODELLIMITS']._serialized_start=1343
+  _globals['_MODELLIMITS']._serialized_end=1475
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 import datetime
 
 from cellserve.v1 import cell_pb2 as _cell_pb2
+from cellserve.v1 import session_pb2 as _session_pb2
 from cellserve.v1 import state_pb2 as _state_pb2
 from cellserve.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -152,11 +153,13 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., description: _Optional[str] = ..., spec: _Optional[_Union[ModelSpec, _Mapping]] = ..., state_spec: _Optional[_Union[_state_pb2.StateSpec, _Mapping]] = ..., capabilities: _Optional[_Iterable[_Union[Capability, str]]] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., parameter_count: _Optional[int] = ..., state_bytes_per_row: _Optional[int] = ..., digest: _Optional[str] = ..., load_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., defined: bool = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., limits: _Optional[_Union[ModelLimits, _Mapping]] = ...) -> None: ...
 
 class ModelLimits(_message.Message):
-    __slots__ = ("max_sequence_steps", "max_rows", "max_message_bytes")
+    __slots__ = ("max_sequence_steps", "max_rows", "max_message_bytes", "durability")
     MAX_SEQUENCE_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     max_sequence_steps: int
     max_rows: int
     max_message_bytes: int
-    def __init__(self, max_sequence_steps: _Optional[int] = ..., max_rows: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    durability: _session_pb2.Durability
+    def __init__(self, max_sequence_steps: _Optional[int] = ..., max_rows: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., durability: _Optional[_Union[_session_pb2.Durability, str]] = ...) -> None: ...

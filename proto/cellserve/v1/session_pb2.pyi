@@ -11,11 +11,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DURABILITY_UNSPECIFIED: _ClassVar[Durability]
+    DURABILITY_MEMORY: _ClassVar[Durability]
+    DURABILITY_ASYNC: _ClassVar[Durability]
+    DURABILITY_SYNC: _ClassVar[Durability]
+
 class SessionView(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SESSION_VIEW_UNSPECIFIED: _ClassVar[SessionView]
     SESSION_VIEW_BASIC: _ClassVar[SessionView]
     SESSION_VIEW_FULL: _ClassVar[SessionView]
+DURABILITY_UNSPECIFIED: Durability
+DURABILITY_MEMORY: Durability
+DURABILITY_ASYNC: Durability
+DURABILITY_SYNC: Durability
 SESSION_VIEW_UNSPECIFIED: SessionView
 SESSION_VIEW_BASIC: SessionView
 SESSION_VIEW_FULL: SessionView

@@ -1,0 +1,1 @@
+"""Where records live: one contract (``base``) and the stores that keep it."""
