@@ -14,11 +14,11 @@ BIN := .venv/bin
 PIP_INSTALL := python -m pip install -qq --disable-pip-version-check
 PACKAGES := proto client server
 OURS := -e proto -e 'client[cli]' -e server
-SOURCES := proto server client tests $(wildcard examples benchmarks docs)
-TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests \
+SOURCES := proto server client tests deploy $(wildcard examples benchmarks docs)
+TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests deploy \
 	$(wildcard examples benchmarks docs)
 
-.PHONY: help demo serve test test-slow test-all bench bench-quick lint format proto clean
+.PHONY: help demo serve fleet test test-slow test-all bench bench-quick lint format proto clean
 
 help:  ## Says what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ demo: $(ENVIRONMENT)  ## Streams the speaker-id test recordings through a server
 
 serve: $(ENVIRONMENT)  ## Serves the models in models/ on 127.0.0.1:50051
 	@$(BIN)/cellserve serve --models models
+
+fleet: $(ENVIRONMENT)  ## Redis, two replicas and nginx on this machine, without containers, until Ctrl-C
+	@exec $(BIN)/python -m deploy.fleet
 
 test: $(ENVIRONMENT)  ## The fast tests, in under 90 seconds
 	@$(BIN)/python -m pytest tests -m "not slow and not torch and not onnxruntime"
@@ -58,7 +61,7 @@ proto: $(STUB_TOOLS)  ## Generates the stubs in proto/cellserve/v1 from the .pro
 	@.venv-stubs/bin/python proto/generate_stubs.py
 
 clean:  ## Removes the environments and everything else that was made here
-	rm -rf .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist {proto,server,client}/{build,*.egg-info}
+	rm -rf .venv .venv-* .fleet .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist {proto,server,client}/{build,*.egg-info}
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first of $(PYTHON), python3.11, ... that is new enough makes an environment.

@@ -1,0 +1,1 @@
+"""How CellServe is run: images, proxies, and a fleet without containers (``python -m deploy.fleet``)."""
