@@ -29,8 +29,8 @@ demo: $(ENVIRONMENT)  ## Streams the speaker-id test recordings through a server
 serve: $(ENVIRONMENT)  ## Serves the models in models/ on 127.0.0.1:50051
 	@$(BIN)/cellserve serve --models models
 
-fleet: $(ENVIRONMENT)  ## Redis, two replicas and nginx on this machine, without containers, until Ctrl-C
-	@exec $(BIN)/python -m deploy.fleet
+fleet: $(ENVIRONMENT)  ## Redis, two replicas and nginx on this machine, without containers, until Ctrl-C (FLEET=--help)
+	@exec $(BIN)/python -m deploy.fleet $(FLEET)
 
 test: $(ENVIRONMENT)  ## The fast tests, in under 90 seconds
 	@$(BIN)/python -m pytest tests -m "not slow and not torch and not onnxruntime"

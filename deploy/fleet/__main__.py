@@ -21,7 +21,7 @@ POLL_S = 0.1
 
 
 class StopRequest:
-    """Whether somebody has told the program to stop. What is under way is finished first, so that nothing stays behind."""
+    """Whether somebody has told the program to stop. What is under way is finished first: nothing stays behind."""
 
     def __init__(self) -> None:
         self.made = False
@@ -106,7 +106,7 @@ def describe(fleet: Fleet) -> str:
 In another terminal:
   {command} load {fleet.proxy_address} --sessions 64 --seconds 10 --model speaker-id
   {command} sessions list --address {fleet.proxy_address}
-  kill -9 {fleet.replicas[0].pid}   # {fleet.replicas[0].name}: another goes on with its sessions, and it is started again
+  kill -9 {fleet.replicas[0].pid}   # {fleet.replicas[0].name}: its sessions go on elsewhere, and it comes back
 """
 
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from ruamel.yaml import YAML
 
+from deploy.fleet import ManagedProcess
+from deploy.fleet.ports import free_ports
+from deploy.fleet.proxies import CONFIGURATIONS
+from deploy.fleet.redis_server import answers_ping
+from tests.programs import require_program
 from tests.tools import ROOT
 
 COMPOSE_FILE = ROOT / "docker-compose.yml"
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 PROMETHEUS_FILE = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+REPLICAS = ("replica-1", "replica-2")
 CELLSERVE = Path(sys.executable).parent / "cellserve"
 
 
@@ -44,15 +51,15 @@ def test_what_it_mounts_and_builds_from_exists(services: dict[str, Any]) -> None
     for source, _, mode in from_here:
         assert (ROOT / source).exists(), source
         assert mode == "ro", f"{source} is mounted for writing"
-    build = services["cellserve"]["build"]
-    assert (ROOT / build["context"] / build["dockerfile"]) == DOCKERFILE
+    for replica in REPLICAS:
+        build = services[replica]["build"]
+        assert (ROOT / build["context"] / build["dockerfile"]) == DOCKERFILE
     assert DOCKERFILE.exists()
 
 
 def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:
-    ports = [port for service in services.values() for port in service.get("ports", ())]
-    assert len(ports) == 3
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"proxy": ["127.0.0.1:50051:50051"], "prometheus": ["127.0.0.1:9090:9090"]}
 
 
 def test_images_are_pinned(services: dict[str, Any]) -> None:
@@ -61,9 +68,67 @@ def test_images_are_pinned(services: dict[str, Any]) -> None:
         assert re.search(r":v?\d+\.\d+\.\d+(-[\w-]+)?$", image), image
 
 
+def test_every_service_is_hardened(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "fleet" in service["networks"], name
+
+
+def test_each_waits_for_the_health_of_what_it_needs(services: dict[str, Any]) -> None:
+    needs = {name: service.get("depends_on", {}) for name, service in services.items()}
+    assert set(needs["proxy"]) == set(needs["prometheus"]) == set(REPLICAS)
+    assert all(set(needs[replica]) == {"redis"} for replica in REPLICAS)
+    for name, needed in needs.items():
+        assert all(item["condition"] == "service_healthy" for item in needed.values()), name
+    # The replicas' own is in the image.
+    assert all("healthcheck" in services[name] for name in ("redis", "proxy"))
+
+
+def test_replicas_have_addresses_of_their_own_and_time_to_drain(services: dict[str, Any]) -> None:
+    networks = load(COMPOSE_FILE)["networks"]
+    subnet = ipaddress.ip_network(networks["fleet"]["ipam"]["config"][0]["subnet"])
+    addresses = {ipaddress.ip_address(services[name]["networks"]["fleet"]["ipv4_address"]) for name in REPLICAS}
+    assert len(addresses) == len(REPLICAS)
+    assert all(address in subnet for address in addresses)
+    for name in REPLICAS:
+        assert services[name]["environment"]["CELLSERVE_ADVERTISE"] == f"{name}:50051"
+        (drain,) = (flag for flag in services[name]["command"] if flag.startswith("--drain-timeout-s="))
+        assert float(drain.partition("=")[2]) < float(services[name]["stop_grace_period"].removesuffix("s"))
+
+
+def test_the_store_appends_and_evicts_nothing(services: dict[str, Any]) -> None:
+    (store,) = (flag for flag in services["replica-1"]["command"] if flag.startswith("--store="))
+    address = urlsplit(store.partition("=")[2])
+    assert (address.scheme, address.hostname, address.port) == ("redis", "redis", 6379)
+    _, *words = services["redis"]["command"]
+    settings = dict(zip(words[::2], words[1::2], strict=True))
+    assert settings["--appendonly"] == "yes"
+    assert settings["--maxmemory-policy"] == "noeviction"
+    assert services["redis"]["volumes"] == ["redis-data:/data"]
+
+
+def test_redis_takes_these_settings(services: dict[str, Any], tmp_path: Path) -> None:
+    program = require_program("redis-server")
+    (port,) = free_ports(1)
+    command = [program, *services["redis"]["command"][1:], "--port", str(port), "--dir", str(tmp_path)]
+    redis = ManagedProcess("redis", command, tmp_path / "log", lambda _: answers_ping(port))
+    redis.start()
+    assert redis.stop() == 0
+
+
+def test_the_proxys_configuration_names_the_replicas(services: dict[str, Any]) -> None:
+    (mount,) = services["proxy"]["volumes"]
+    assert (ROOT / mount.split(":")[0]) == CONFIGURATIONS["nginx"]
+    named = re.findall(r"^ *server (replica-\d+):50051", CONFIGURATIONS["nginx"].read_text("utf-8"), re.MULTILINE)
+    assert named == list(REPLICAS)
+
+
 def test_the_flags_are_those_of_the_server(services: dict[str, Any]) -> None:
-    command, *flags = services["cellserve"]["command"]
+    command, *flags = services["replica-1"]["command"]
     assert command == "serve"
+    assert services["replica-2"]["command"] == services["replica-1"]["command"]
     help_text = subprocess.run([CELLSERVE, "serve", "--help"], capture_output=True, text=True, check=True).stdout
     known = set(re.findall(r"--[a-z][a-z-]+", help_text))
     used = {flag.partition("=")[0] for flag in flags}
@@ -72,16 +137,19 @@ def test_the_flags_are_those_of_the_server(services: dict[str, Any]) -> None:
 
 
 def test_the_server_accepts_the_flags_and_serves_the_models(services: dict[str, Any], tmp_path: Path) -> None:
-    """The compose file's own command, with ports of this machine's choice and the folder that it mounts."""
-    targets = {mount.split(":")[1]: ROOT / mount.split(":")[0] for mount in services["cellserve"]["volumes"]}
+    """The compose file's own command, with ports of this machine's choice, the folder that it mounts, and no Redis."""
+    service = services["replica-1"]
+    targets = {mount.split(":")[1]: ROOT / mount.split(":")[0] for mount in service["volumes"]}
     changes = {"--host": "127.0.0.1", "--port": "0", "--http-host": "127.0.0.1", "--http-port": "0"}
+    changes["--store"] = "memory:"
     command = [str(CELLSERVE)]
-    for word in services["cellserve"]["command"]:
+    for word in service["command"]:
         name, separator, value = word.partition("=")
         command.append(f"{name}{separator}{changes.get(name, str(targets.get(value, value)))}")
+    environment = {**os.environ, **service["environment"]}
     with (
         (tmp_path / "log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as server,
     ):
         try:
             assert server.stdout is not None
@@ -123,18 +191,18 @@ def test_what_the_image_is_built_from_is_in_the_build_context() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-def test_prometheus_scrapes_the_servers_metrics(services: dict[str, Any]) -> None:
+def test_the_image_has_the_driver_of_the_store() -> None:
+    assert "./server[redis]" in DOCKERFILE.read_text(encoding="utf-8")
+
+
+def test_prometheus_scrapes_the_replicas_metrics(services: dict[str, Any]) -> None:
     (job,) = load(PROMETHEUS_FILE)["scrape_configs"]
-    (target,) = job["static_configs"][0]["targets"]
-    host, port = target.split(":")
-    assert host in services
-    assert f"--http-port={port}" in services[host]["command"]
+    targets = [target.split(":") for target in job["static_configs"][0]["targets"]]
+    assert [host for host, _ in targets] == list(REPLICAS)
+    assert all(f"--http-port={port}" in services[host]["command"] for host, port in targets)
 
 
 def test_prometheus_takes_its_configuration() -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        assert os.environ.get("CI") != "true", "promtool is missing: .ci/run installs Debian's package prometheus"
-        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
+    promtool = require_program("promtool")
     result = subprocess.run([promtool, "check", "config", PROMETHEUS_FILE], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

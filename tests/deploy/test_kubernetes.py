@@ -1,0 +1,115 @@
+"""The manifests for Kubernetes: they fit its schema, and fit one another and the server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from ruamel.yaml import YAML
+
+from tests.tools import ROOT
+
+FOLDER = ROOT / "deploy" / "kubernetes"
+# The one that the schemas are of; and the oldest that has what is used here (preStop.sleep).
+VERSIONS = ("1.37", "1.30")
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe").load_all(path))
+
+
+KUSTOMIZATION = documents(FOLDER / "kustomization.yaml")[0]
+RESOURCES = [(name, document) for name in KUSTOMIZATION["resources"] for document in documents(FOLDER / name)]
+
+
+def one(kind: str, name: str = "cellserve") -> dict[str, Any]:
+    (found,) = (item for _, item in RESOURCES if item["kind"] == kind and item["metadata"]["name"] == name)
+    return found
+
+
+@pytest.fixture
+def pod() -> dict[str, Any]:
+    found: dict[str, Any] = one("Deployment")["spec"]["template"]["spec"]
+    return found
+
+
+@pytest.fixture
+def container(pod: dict[str, Any]) -> dict[str, Any]:
+    (found,) = pod["containers"]
+    return dict(found)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(("file", "document"), RESOURCES, ids=[f"{name}-{item['kind']}" for name, item in RESOURCES])
+def test_they_fit_the_schema(file: str, document: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_a_misspelt_field_does_not_fit() -> None:
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**one("Deployment"), "specs": {}}, VERSIONS[0], strict=True)
+
+
+def test_the_kustomization_has_every_file() -> None:
+    assert {path.name for path in FOLDER.glob("*.yaml")} == {*KUSTOMIZATION["resources"], "kustomization.yaml"}
+    assert set(KUSTOMIZATION) == {"apiVersion", "kind", "namespace", "resources", "images"}
+    assert KUSTOMIZATION["namespace"] == one("Namespace")["metadata"]["name"]
+    image = KUSTOMIZATION["images"][0]
+    assert (
+        f"{image['name']}:{image['newTag']}" == one("Deployment")["spec"]["template"]["spec"]["containers"][0]["image"]
+    )
+
+
+def test_selectors_and_ports_meet_the_pods(container: dict[str, Any]) -> None:
+    deployment = one("Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["selector"]["matchLabels"] == labels
+    assert one("PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for service in (one("Service"), one("Service", "cellserve-replicas")):
+        assert service["spec"]["selector"] == labels
+        assert all(ports[port["targetPort"]] == port["port"] for port in service["spec"]["ports"])
+    assert one("Service", "cellserve-replicas")["spec"]["clusterIP"] == "None"
+    assert {f"--port={ports['grpc']}", f"--http-port={ports['metrics']}"} <= set(container["args"])
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["grpc"]["port"] == ports["grpc"]
+
+
+def test_flags_and_environment_are_those_of_the_server(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    command = [sys.executable, "-m", "cellserve", "serve", "--help"]
+    known = set(
+        re.findall(r"--[a-z][a-z-]+", subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    )
+    assert {flag.partition("=")[0] for flag in container["args"][1:]} <= known
+    environment = {item["name"]: item for item in container["env"]}
+    for name in environment:
+        assert not name.startswith("CELLSERVE_") or "--" + name[10:].lower().replace("_", "-") in known
+    assert environment["CELLSERVE_STORE"]["valueFrom"]["secretKeyRef"] == {"name": "cellserve-store", "key": "url"}
+    assert environment["POD_IP"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
+    assert environment["CELLSERVE_ADVERTISE"]["value"] == "$(POD_IP):50051"
+    assert list(environment).index("POD_IP") < list(environment).index("CELLSERVE_ADVERTISE")
+    # For the Service `cellserve` there would be CELLSERVE_PORT=tcp://..., which is no port.
+    assert pod["enableServiceLinks"] is False
+
+
+def test_there_is_time_to_drain(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    (drain,) = (float(flag.partition("=")[2]) for flag in container["args"] if flag.startswith("--drain-timeout-s="))
+    pre_stop_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > pre_stop_s + drain
+
+
+def test_it_runs_without_privileges(pod: dict[str, Any], container: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["automountServiceAccountToken"] is False
+    security = container["securityContext"]
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+    assert "memory" in container["resources"]["limits"]
