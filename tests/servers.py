@@ -27,6 +27,7 @@ from cellserve.v1 import model_pb2, model_service_pb2_grpc, recurrent_service_pb
 from cellserve.v1 import model_service_pb2 as model_messages
 from cellserve_server.app import App
 from cellserve_server.config import ServerConfig
+from cellserve_server.stores.base import Store
 
 T = TypeVar("T")
 RPC_TIMEOUT_S = 20.0
@@ -115,13 +116,22 @@ class RunningApp:
 
 @contextmanager
 def running_app(
-    loop: LoopThread, config: ServerConfig = TEST_CONFIG, clock: Callable[[], float] | None = None
+    loop: LoopThread,
+    config: ServerConfig = TEST_CONFIG,
+    clock: Callable[[], float] | None = None,
+    store: Store | None = None,
+    serials: Iterator[int] | None = None,
 ) -> Iterator[RunningApp]:
-    """Runs a server in this process, with ids ``id-1``, ``id-2``, ... and the clock that is handed in."""
-    serials = itertools.count(1)
+    """Runs a server in this process, with ids ``id-1``, ``id-2``, ... and the clock that is handed in.
+
+    Args:
+        store: where its sessions are; None: as the settings say.
+        serials: the numbers of the ids, for servers that share a store.
+    """
+    numbers = itertools.count(1) if serials is None else serials
 
     async def start() -> App:
-        app = App(config, clock=clock, new_id=lambda: f"id-{next(serials)}")
+        app = App(config, clock=clock, new_id=lambda: f"id-{next(numbers)}", store=store)
         await app.start()
         return app
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cellserve.errors import DeadlineExceededError, StepOutOfOrderError
+from cellserve.errors import DeadlineExceededError, StateRolledBackError, StepOutOfOrderError
 from cellserve_server.runs import Run
 from cellserve_server.session import LastRun, Session
 
@@ -32,6 +32,7 @@ def is_repeat(run: Run, session: Session) -> bool:
 
     Raises:
         StepOutOfOrderError: the run expected another step count, or its run_id is that of a different run.
+        StateRolledBackError: the run expected steps that a crash has lost.
     """
     last = session.last_run
     same_id = last is not None and run.run_id != 0 and run.run_id == last.run_id
@@ -41,6 +42,16 @@ def is_repeat(run: Run, session: Session) -> bool:
             return True
     elif run.expected_step is None or run.expected_step == session.step_count:
         return False
+    if _is_ahead(run, session):
+        raise StateRolledBackError(
+            f"sessions/{session.key.id}: the server that had it has crashed before its last steps were stored; it is "
+            f"back at step {session.step_count} and the run expected {run.expected_step}: feed it again from there",
+            metadata={
+                "session": session.key.id,
+                "expected_step": str(run.expected_step),
+                "step_count": str(session.step_count),
+            },
+        )
     expected = "any" if run.expected_step is None else str(run.expected_step)
     note = "; its run_id is that of the last run, with another first step, length or inputs" if same_id else ""
     raise StepOutOfOrderError(
@@ -48,3 +59,9 @@ def is_repeat(run: Run, session: Session) -> bool:
         f"the run expected {expected}{note}",
         metadata={"session": session.key.id, "expected_step": expected, "step_count": str(session.step_count)},
     )
+
+
+def _is_ahead(run: Run, session: Session) -> bool:
+    """Whether a run knows of steps that were answered and lost: nothing was applied since the session was recovered."""
+    recovered_at = -1 if session.kept is None else session.kept.recovered_at
+    return run.expected_step is not None and run.expected_step > session.step_count == recovered_at

@@ -22,6 +22,7 @@ from cellserve.errors import CellServeError, UnavailableError
 from cellserve.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
+    peer_service_pb2_grpc,
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
@@ -30,14 +31,19 @@ from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.engine import draining_error
 from cellserve_server.http.metrics_page import MetricsPage
 from cellserve_server.interceptors import RpcInterceptor
+from cellserve_server.keeping import Keeping
 from cellserve_server.metrics import Metrics
 from cellserve_server.model_service import ModelService
 from cellserve_server.model_watch import ModelLoader
 from cellserve_server.models import ModelRepository
 from cellserve_server.operations import SessionOperations
+from cellserve_server.peer_service import PeerService
 from cellserve_server.refusals import Refusals
 from cellserve_server.requests import RequestMemory
+from cellserve_server.residents import Residents
 from cellserve_server.service import RecurrentService
+from cellserve_server.stores.base import Store
+from cellserve_server.stores.opening import make_store
 from cellserve_server.streams import Streams
 
 SERVICES = (
@@ -76,6 +82,7 @@ class App:
         config: the settings.
         clock: unix seconds, never going back; what expires, expires by it. None: ``steady_clock()``.
         new_id: makes ids of sessions, lives and incidents; None: random ones.
+        store: where sessions are kept; None: as the settings say.
 
     Attributes:
         metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
@@ -89,6 +96,7 @@ class App:
         *,
         clock: Callable[[], float] | None = None,
         new_id: Callable[[], str] | None = None,
+        store: Store | None = None,
     ) -> None:
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
@@ -96,13 +104,17 @@ class App:
         self.refusals = Refusals(self.metrics, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
-        self.operations = SessionOperations(config, self.models, self.metrics, clock, new_id)
-        self.engine = self.operations.engine
+        self.residents = Residents(config, self.models, self.metrics, clock, new_id)
+        self.engine = self.residents.engine
+        if store is None:
+            store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
+        self.keeping = Keeping(config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug)
+        self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
         self.failed = asyncio.Event()
         self._config = config
         self._clock = clock
         self._new_id = new_id
-        self.streams = Streams(config, self.models, self.operations, self.refusals)
+        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals)
         self.interceptor = RpcInterceptor(
             self.metrics,
             self.refusals,
@@ -160,19 +172,21 @@ class App:
             raise
 
     async def _start(self) -> None:
-        self.models.on_unload = self.operations.end_sessions_of
+        self.models.on_unload = self.residents.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
         self._watch()
         # Before the page: where a server runs already, the port of the two that is spoken of is that of the RPCs.
         server = self._make_server()
         self._start_page()
-        self._exit.callback(self.operations.stop)
+        self._exit.callback(self.residents.stop)
+        self._exit.push_async_callback(self.keeping.stop)
         self._exit.push_async_callback(self.engine.stop)
         self.engine.start().add_done_callback(self._note_engine_end)
         self._exit.push_async_callback(server.stop, LAST_BYTES_S)
         self._exit.push_async_callback(self._health.enter_graceful_shutdown)
         await self._set_health(False)
         await server.start()
+        await self.keeping.start(self._config.advertise or self.address)
         try:
             await self.loader.load_all()
         except OSError as error:
@@ -189,11 +203,20 @@ class App:
         server = grpc.aio.server(interceptors=[self.interceptor], options=server_options(config))
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
-            RecurrentService(config, self.models, self.operations, self.streams, requests, self._new_id), server
+            RecurrentService(config, self.keeping.finder, self.operations, self.streams, requests, self._new_id), server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(config, self.models, self.loader), server
+            ModelService(
+                config,
+                self.models,
+                self.loader,
+                self.keeping.finder,
+                self.keeping.models,
+                self.keeping.durability,
+            ),
+            server,
         )
+        peer_service_pb2_grpc.add_PeerServiceServicer_to_server(PeerService(self.keeping.stored), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
@@ -247,9 +270,12 @@ class App:
         return None
 
     def _note_engine_end(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            self._log.critical("engine_died", exc_info=task.exception())
-            self.failed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._note_bug(error)
+
+    def _note_bug(self, error: BaseException) -> None:
+        self._log.critical("engine_died", exc_info=error)
+        self.failed.set()
 
     async def _watch_models(self) -> None:
         while self._config.models_poll_s:
@@ -283,6 +309,7 @@ class App:
             await asyncio.wait_for(self.interceptor.wait_idle(), left_s)
         except TimeoutError:
             self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
+        await self.keeping.release_all()
         self._log.info("drained", seconds=round(time.monotonic() - started, 3))
 
     def note_forced(self) -> None:

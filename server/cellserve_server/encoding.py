@@ -90,23 +90,24 @@ def session_message(session: SessionSnapshot) -> session_pb2.Session:
     return session_pb2.Session(
         name=SESSION_PREFIX + session.key.id,
         uid=session.uid,
-        model=session.model.resource_name,
+        model=session.model_name,
         batch_size=session.batch_size,
         step_count=session.step_count,
         ttl=duration_of(session.ttl_s),
         expire_time=_timestamp_of(session.expire_time),
         create_time=_timestamp_of(session.create_time),
-        state=state_message(session.model, session.leaves),
+        state=None if session.model is None else state_message(session.model, session.leaves),
         last_run_id=session.last_run_id,
     )
 
 
-def limits_message(config: ServerConfig) -> model_pb2.ModelLimits:
+def limits_message(config: ServerConfig, durability: session_pb2.Durability) -> model_pb2.ModelLimits:
     """What the server takes at most."""
     return model_pb2.ModelLimits(
         max_sequence_steps=config.max_sequence_steps,
         max_rows=config.max_rows,
         max_message_bytes=config.max_message_bytes,
+        durability=durability,
     )
 
 

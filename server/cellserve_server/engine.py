@@ -8,7 +8,8 @@ before the last run is kept, so that its repeat can be computed again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -29,11 +30,13 @@ from cellserve_server.incidents import internal_error
 from cellserve_server.lanes import LaneTable, metrics_label
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel
+from cellserve_server.records import encode_states
 from cellserve_server.run_queue import RunQueue
 from cellserve_server.runs import Run, RunResult
 from cellserve_server.seats import BUSY, FLAGS, StateBudget
 from cellserve_server.session import LastRun, Session
 from cellserve_server.sessions import SessionTable
+from cellserve_server.state_writer import StateWriter
 from cellserve_server.tick_loop import TickLoop
 from cellserve_server.turns import Turn
 from cellserve_server.whole_runs import WholeRuns
@@ -59,6 +62,9 @@ class Engine:
         draining: whether new work is refused, because the server stops.
         lanes: what is kept for each model.
         queue: how much is under way.
+        writer: writes states to a store before steps are answered; None: memory is where they are.
+        on_moved: called when states in memory have moved on that are to be written later; None: there are none.
+        store_refusal: why no new work is taken although the server does not stop; None: it is.
     """
 
     def __init__(
@@ -71,6 +77,9 @@ class Engine:
     ) -> None:
         self.clock = clock
         self.draining = False
+        self.writer: StateWriter | None = None
+        self.on_moved: Callable[[], None] | None = None
+        self.store_refusal: CellServeError | None = None
         # Twice: a table may have grown to twice of what is in it.
         self.lanes = LaneTable(StateBudget(2 * config.max_state_bytes))
         self._sessions = sessions
@@ -138,11 +147,10 @@ class Engine:
             has_room: room was waited for, so there is.
 
         Raises:
-            DrainingError: the server is stopping.
+            UnavailableError: the server is stopping, or is cut off from its store.
             QueueFullError: too many runs, or bytes of them, are under way.
         """
-        if self.draining:
-            raise draining_error()
+        self.require_serving()
         if not has_room:
             self.queue.require_room(run.size_bytes)
         self._runs.add(run)
@@ -156,10 +164,9 @@ class Engine:
         """Takes a block in whose steps are admissible now. Room was waited for before.
 
         Raises:
-            DrainingError: the server is stopping; no step was taken.
+            UnavailableError: the server is stopping, or is cut off from its store; no step was taken.
         """
-        if self.draining:
-            raise draining_error()
+        self.require_serving()
         self._blocks[block] = len(block)
         self.queue.add(len(block), len(block) * block.step_bytes)
         self._ticks.add_block(self.lanes[model], block)
@@ -168,9 +175,49 @@ class Engine:
         self, session: Session, life: int, inputs: Sequence[Array], expected_step: int | None, run_id: int
     ) -> tuple[int, list[Array]] | None:
         """A step here and now, when there is nothing else to do; see ``StepsAtOnce.step``."""
-        if self.queue.runs or self.draining:
+        if self.queue.runs or self.draining or self.writer is not None or self.store_refusal is not None:
             return None
-        return self._at_once.step(self.lanes[session.model], session, life, inputs, expected_step, run_id)
+        done = self._at_once.step(self.lanes[session.model], session, life, inputs, expected_step, run_id)
+        self.note_moved()
+        return done
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether new work is taken."""
+        return not self.draining and self.store_refusal is None
+
+    def require_serving(self) -> None:
+        """Refuses new work that is not to be taken.
+
+        Raises:
+            UnavailableError: the server is stopping, or is cut off from its store.
+        """
+        if self.draining:
+            raise draining_error()
+        if self.store_refusal is not None:
+            raise self.store_refusal
+
+    @asynccontextmanager
+    async def holding(self, session: Session) -> AsyncIterator[None]:
+        """Has a session to oneself once the runs and turns that arrived before are over: what comes later waits.
+
+        It may have ended by then, or end meanwhile.
+
+        Raises:
+            QueueFullError: too many operations wait.
+        """
+        hold = _Hold()
+
+        def take() -> None:
+            session.occupy(hold)
+
+        try:
+            await self.in_turn(session, take)
+            yield
+        finally:
+            if session.active is hold:
+                session.vacate()
+                self.go_on(session)
 
     def in_turn(self, session: Session, action: Callable[[], T]) -> asyncio.Future[T]:
         """Does something with a session once the runs and turns that arrived before it are over.
@@ -243,12 +290,39 @@ class Engine:
             leaves: the state after the run, ``[rows, units]`` each.
         """
         session = run.session
-        if session is not None:
-            if not run.replaying:
-                last = LastRun(run.run_id, session.step_count, run.steps, run.input_digest) if run.run_id else None
-                session.move(leaves, last, run.steps)
-            session.renew(self.clock())
+        if session is None or run.replaying:
+            self._replayed(run, leaves)
+            return
+        last = LastRun(run.run_id, session.step_count, run.steps, run.input_digest) if run.run_id else None
+        if self.writer is None:
+            self._move(run, session, last, leaves)
+        else:
+            record = session.record_after(last, run.steps, self.clock())
+            states = encode_states(record, leaves, session.rows)
+            self.writer.add([session], record, states, partial(self._written, run, session, last, leaves))
+
+    def _replayed(self, run: Run, leaves: Sequence[Array]) -> None:
+        if run.session is not None:
+            run.session.renew(self.clock())
         self.answer(run, leaves)
+
+    def _written(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array]) -> None:
+        """The store has the state after a run, or has refused it, and the session is out of memory."""
+        if session.ended:
+            self.finish(run, run.refusal or self._sessions.ended_error(session))
+        else:
+            self._move(run, session, last, leaves)
+
+    def _move(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array]) -> None:
+        session.move(leaves, last, run.steps)
+        session.renew(self.clock())
+        self.note_moved()
+        self.answer(run, leaves)
+
+    def note_moved(self) -> None:
+        """States in memory have moved on."""
+        if self.on_moved is not None:
+            self.on_moved()
 
     def answer(self, run: Run, leaves: Sequence[Array]) -> None:
         """Answers a run that is over and whose session has its state."""
@@ -327,6 +401,13 @@ class Engine:
         label = metrics_label(run.model)
         self._metrics.tick(label, run.rows, seconds)
         self._metrics.steps(label, run.steps)
+
+
+class _Hold:
+    """What is under way on a session that an operation holds."""
+
+    def refuse(self, error: CellServeError) -> None:
+        """The session has ended; the operation finds out."""
 
 
 def outcome_of(error: CellServeError | None) -> str:

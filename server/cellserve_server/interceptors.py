@@ -25,6 +25,7 @@ from cellserve_server.metrics import Metrics, RpcMetrics
 from cellserve_server.refusals import Refusals
 
 OWN_SERVICES = "/cellserve."
+PEER_SERVICE = "/cellserve.v1.PeerService/"
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -113,9 +114,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
         return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
 
-    def enter(self) -> None:
-        """An RPC of our services begins."""
-        error = self._gate()
+    def enter(self, *, is_for_peers: bool) -> None:
+        """An RPC of our services begins; what other replicas ask for they get even while the gate is shut."""
+        error = None if is_for_peers else self._gate()
         if error is not None:
             raise error
         if self.active >= self.max_rpcs:
@@ -145,6 +146,7 @@ class _Call:
         self.metrics = metrics
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
+        self._is_for_peers = method.startswith(PEER_SERVICE)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
@@ -171,7 +173,7 @@ class _Call:
         """Begins; whether ``leave`` is due."""
         self.metrics.started.count += 1
         if self._own:
-            self._interceptor.enter()
+            self._interceptor.enter(is_for_peers=self._is_for_peers)
         return self._own
 
     def leave(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cellserve_server.models import LoadedModel
 from cellserve_server.seats import Seats, StateBudget
 from cellserve_server.session import Session
@@ -20,15 +22,17 @@ class Lane:
     Args:
         model: the model version.
         budget: what the memory for states is taken from.
+        moved: as of ``Seats``.
 
     Attributes:
         model: the model version.
         label: what metrics call the model.
     """
 
-    def __init__(self, model: LoadedModel, budget: StateBudget) -> None:
+    def __init__(self, model: LoadedModel, budget: StateBudget, moved: int) -> None:
         self.model = model
         self._budget = budget
+        self._moved = moved
         self.label = metrics_label(model)
         self._seats: dict[int, Seats[Session]] = {}
         self._seconds: dict[int, float] = {}  # of one step, by the size class of the tick: the bit length of its rows
@@ -38,7 +42,12 @@ class Lane:
         seats = self._seats.get(rows)
         if seats is None:
             seats = self._seats[rows] = Seats(self.model.leaf_sizes, self.model.description.dtype, rows, self._budget)
+            seats.moved = self._moved
         return seats
+
+    def tables(self) -> list[Seats[Session]]:
+        """All its seats."""
+        return list(self._seats.values())
 
     @property
     def rows_in_use(self) -> int:
@@ -78,9 +87,13 @@ class LaneTable:
 
     Args:
         budget: what the memory for states is taken from.
+
+    Attributes:
+        moved: as of ``Seats``; to be set before there is any session.
     """
 
     def __init__(self, budget: StateBudget) -> None:
+        self.moved = 0
         self._budget = budget
         self._lanes: dict[LoadedModel, Lane] = {}
         self._gone: set[LoadedModel] = set()
@@ -88,8 +101,24 @@ class LaneTable:
     def __getitem__(self, model: LoadedModel) -> Lane:
         lane = self._lanes.get(model)
         if lane is None:
-            lane = self._lanes[model] = Lane(model, self._budget)
+            lane = self._lanes[model] = Lane(model, self._budget, self.moved)
         return lane
+
+    def tables(self) -> list[Seats[Session]]:
+        """The seats of all models."""
+        return [seats for lane in self._lanes.values() for seats in lane.tables()]
+
+    def idlest(self, count: int) -> list[Session]:
+        """The sessions that do nothing, and that the store has as they are: those used longest ago first, so many."""
+        idle = [(seats, *seats.idle()) for seats in self.tables()]
+        used = np.concatenate([times for _, _, times in idle] or [np.empty(0)])
+        if count < len(used):
+            chosen = np.argpartition(used, count)[:count]
+            chosen = chosen[np.argsort(used[chosen])]
+        else:
+            chosen = np.argsort(used)
+        found = [seats.occupants[seat] for seats, places, _ in idle for seat in places.tolist()]
+        return [session for place in chosen.tolist() if (session := found[place]) is not None]
 
     def slab_bytes(self) -> int:
         """The bytes of all states, free places too. May be called by another thread."""

@@ -23,6 +23,9 @@ OTHER_MODELS = "other"
 OTHER_REASONS = "other"
 RPC_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 TICK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+STORE_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+# What a session was taken from the store after: nobody held it, its holder let it go, or did not answer.
+CLAIMS = ("free", "released", "fenced")
 TICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -126,6 +129,23 @@ class Metrics:
         self._streams = Gauge("cellserve_streams", "Open streams.", registry=registry)
         self._slab_bytes = Gauge("cellserve_slab_bytes", "Bytes set aside for states.", registry=registry)
         self._slab_rows = Gauge("cellserve_slab_rows", "Rows set aside for states.", registry=registry)
+        self._store_seconds = Histogram(
+            "cellserve_store_seconds",
+            "What an operation of the store took.",
+            ("operation",),
+            registry=registry,
+            buckets=STORE_SECONDS,
+        )
+        self._store_failures = Counter(
+            "cellserve_store_failures", "Operations of the store that failed.", ("operation",), registry=registry
+        )
+        self._fenced = Counter(
+            "cellserve_fenced_writes", "States that the store refused: another replica has them.", registry=registry
+        )
+        claims = Counter(
+            "cellserve_sessions_claimed", "Sessions taken from the store, by how.", ("how",), registry=registry
+        )
+        self._claims = {how: claims.labels(how) for how in CLAIMS}
         refusals = Counter("cellserve_refusals", "Errors answered, by reason.", ("reason",), registry=registry)
         self._refusals = {reason: refusals.labels(reason) for reason in (*sorted(all_reasons()), OTHER_REASONS)}
 
@@ -191,8 +211,24 @@ class Metrics:
         self._created.inc()
 
     def session_ended(self, reason: str) -> None:
-        """A session ended: ``expired``, ``deleted``, ``unloaded``."""
+        """A session ended (``expired``, ``deleted``, ``unloaded``) or left memory for the store (``evicted``, ...)."""
         self._ended.labels(reason).inc()
+
+    def store_seconds(self, operation: str, seconds: float) -> None:
+        """An operation of the store was done."""
+        self._store_seconds.labels(operation).observe(seconds)
+
+    def store_failed(self, operation: str) -> None:
+        """An operation of the store failed."""
+        self._store_failures.labels(operation).inc()
+
+    def fenced(self, count: int) -> None:
+        """The store refused states of so many sessions, which another replica has."""
+        self._fenced.inc(count)
+
+    def claimed(self, how: str) -> None:
+        """A session was taken from the store: ``free``, ``released`` by its holder, or ``fenced``."""
+        self._claims[how].inc()
 
     def refused(self, reason: str) -> None:
         """A request, or a part of one, was answered with an error of this reason."""

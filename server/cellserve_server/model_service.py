@@ -10,14 +10,16 @@ from typing import Any, TypeAlias
 import grpc
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError
-from cellserve.v1 import model_pb2, model_service_pb2_grpc
+from cellserve.v1 import model_pb2, model_service_pb2_grpc, session_pb2
 from cellserve.v1 import model_service_pb2 as messages
 from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES, limits_message
 from cellserve_server.fields import last_of_page_token, page_size_of, page_token_of
+from cellserve_server.model_finder import ModelFinder
 from cellserve_server.model_watch import ModelLoader
 from cellserve_server.models import BrokenModel, LoadedModel, ModelRepository, draft_model
 from cellserve_server.security import tenant_of
+from cellserve_server.stored_models import StoredModels
 from cellserve_server.weight_upload import Header, read_header, receive_weights, steadily
 from cellserve_server.weights import weight_bytes
 
@@ -32,13 +34,26 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         config: the limits.
         models: the models.
         loader: loads those of the folder.
+        finder: finds them.
+        stored: those that clients defined, in the store; None: there is none.
+        durability: what becomes of sessions when the server ends.
     """
 
-    def __init__(self, config: ServerConfig, models: ModelRepository, loader: ModelLoader) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        models: ModelRepository,
+        loader: ModelLoader,
+        finder: ModelFinder,
+        stored: StoredModels | None,
+        durability: session_pb2.Durability,
+    ) -> None:
         self._config = config
         self._models = models
-        self._limits = limits_message(config)
+        self._limits = limits_message(config, durability)
         self._loader = loader
+        self._finder = finder
+        self._stored = stored
         self._defining_bytes: Counter[str] = Counter()  # by tenant: weights that are on their way
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
@@ -61,7 +76,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: messages.GetModelRequest, context: Context) -> messages.GetModelResponse:
         """Reads one."""
-        entry = self._models.get(tenant_of(context), request.name, "name")
+        entry = await self._finder.get(tenant_of(context), request.name, "name")
         return messages.GetModelResponse(model=self._message(entry))
 
     async def LoadModel(self, request: messages.LoadModelRequest, context: Context) -> messages.LoadModelResponse:
@@ -98,7 +113,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> LoadedModel:
         weights = await receive_weights(header, requests)
         draft = await asyncio.to_thread(draft_model, header.description, weights=weights, seed=header.seed)
-        return self._models.adopt(tenant, draft, header.ttl_s)
+        model = self._models.adopt(tenant, draft, header.ttl_s)
+        if self._stored is not None:
+            await self._stored.put(tenant, model, header.description, weights, header.seed)
+        return model
 
     def _require_room(self, tenant: str, wanted_bytes: int) -> None:
         limit, under_way = self._config.max_defined_model_bytes, self._defining_bytes[tenant]

@@ -21,8 +21,8 @@ from cellserve_server.loaded_model import BrokenModel, LoadedModel, ModelDraft, 
 from cellserve_server.model_files import MODEL_NAME_PATTERN, VERSION_PATTERN
 from cellserve_server.model_folder import Entry, Location, ModelFolder
 
-__all__ = ["BrokenModel", "Entry", "LoadedModel", "Location", "ModelDraft", "ModelRepository", "ModelState"]
-__all__ += ["draft_model"]
+__all__ = ["DEFINED_PREFIX", "BrokenModel", "Entry", "LoadedModel", "Location", "ModelDraft", "ModelRepository"]
+__all__ += ["ModelState", "draft_model", "short_name"]
 
 _SHOWN = 5
 _SHOWN_CHARS = 200
@@ -98,6 +98,10 @@ class ModelRepository:
         """Every version that the tenant may see, broken and unloading ones too, ordered by name and version."""
         mine = [model for model in self._defined if model.tenant == tenant]
         return sorted([*self._folder, *mine], key=lambda entry: (entry.name, entry.version))
+
+    def defined(self) -> Sequence[LoadedModel]:
+        """Those that clients defined, all tenants' together."""
+        return list(self._defined)
 
     def count_by_state(self) -> dict[str, int]:
         """The number of versions, all tenants' together, by state. May be called by another thread."""
@@ -214,6 +218,15 @@ class ModelRepository:
         defined = sum(model.tenant == tenant for model in self._defined)
         text = f"there are {shown}" if names else "the server's folder has none"
         return f"{text}; besides {defined} that clients defined" if defined else text
+
+
+def short_name(name: str, field: str) -> str:
+    """``x`` of ``models/x`` and of ``models/x/versions/3``.
+
+    Raises:
+        FieldInvalidError: no name of that form.
+    """
+    return _parse(name, field)[0]
 
 
 def _parse(name: str, field: str) -> tuple[str, int | None]:

@@ -2,102 +2,115 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
+from cellserve.errors import CellServeError, SessionExistsError, SessionNotFoundError
 from cellserve.tensors import Array
-from cellserve_server.config import ServerConfig
 from cellserve_server.engine import Engine, draining_error
+from cellserve_server.keeper import Keeper, MemoryKeeper, Outcome
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
-from cellserve_server.models import LoadedModel, ModelRepository
-from cellserve_server.session import Session, SessionSnapshot
+from cellserve_server.models import LoadedModel
+from cellserve_server.residents import Birth, Residents
+from cellserve_server.session import NO_ORIGIN, Origin, Session, SessionSnapshot
 from cellserve_server.sessions import SessionTable
-
-EXPIRY_TIMER_MIN_S = 1.0
-EXPIRY_TIMER_MAX_S = 3600.0
 
 
 class SessionOperations:
-    """Creates, reads, resets, sets, forks, deletes and expires sessions.
+    """Finds, creates, reads, resets, sets, forks and deletes sessions.
 
     Args:
-        config: the limits.
-        models: where the sessions of each model are counted.
-        metrics: told of sessions that begin and end.
-        clock: unix seconds, never going back.
-        new_id: makes uids, and the ids under which bugs are logged.
+        residents: the sessions in memory, and the engine.
+        keeper: where they are kept.
+        new_id: makes uids.
+        default_ttl_s: how long a session lives unused that does not say, in seconds.
+
+    Attributes:
+        sessions: the sessions in memory.
+        engine: steps them.
+        keeper: as given.
+        may_depart: whether sessions that live may leave memory.
     """
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        models: ModelRepository,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        new_id: Callable[[], str],
-    ) -> None:
-        self.sessions = SessionTable(config, clock, new_id, self._release)
-        self.engine = Engine(config, self.sessions, metrics, clock, new_id)
-        self._config = config
-        self._models = models
-        self._metrics = metrics
-        self._clock = clock
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = 0.0  # unix seconds
-        metrics.watch(
-            queue_runs=lambda: self.engine.queue.runs,
-            queue_bytes=lambda: self.engine.queue.size_bytes,
-            sessions=lambda: len(self.sessions),
-            state_bytes=lambda: self.sessions.state_bytes,
-            slab_bytes=self.engine.lanes.slab_bytes,
-            slab_rows=self.engine.lanes.slab_rows,
-        )
+    def __init__(self, residents: Residents, keeper: Keeper, new_id: Callable[[], str], default_ttl_s: float) -> None:
+        self.sessions: SessionTable = residents.sessions
+        self.engine: Engine = residents.engine
+        self.keeper = keeper
+        self.may_depart = not isinstance(keeper, MemoryKeeper)
+        self._new_id = new_id
+        self._default_ttl_s = default_ttl_s
 
-    def create(
+    async def find(self, key: SessionKey, uid: str = "") -> Session:
+        """A session, in memory from now on.
+
+        Args:
+            uid: the life that is meant; empty: whichever there is.
+
+        Raises:
+            CellServeError: it is not there, another replica has it, its record is damaged, ...; as of ``Keeper.find``.
+        """
+        return _the_one(await self.keeper.find([(key, uid)]))
+
+    async def create(
         self,
         key: SessionKey,
         model: LoadedModel,
         batch_size: int,
         ttl_s: float | None = None,
         leaves: Sequence[Array] | None = None,
+        *,
+        step_count: int = 0,
+        origin: Origin = NO_ORIGIN,
     ) -> Session:
-        """Makes a session at once.
+        """Makes a session; if this very request made it before, gives that one.
 
         Args:
             batch_size: 0: one row, and vectors as inputs and outputs.
             ttl_s: None: the server's default.
             leaves: the state to begin with, ``[rows, units]`` each, checked before; None: zeros.
+            step_count: to begin with.
+            origin: the request.
 
         Raises:
-            DrainingError, SessionExistsError, QuotaExceededError, ModelNotFoundError, MemoryError: nothing was made.
+            CellServeError: ``SessionExistsError``, ``QuotaExceededError``, ``StoreUnavailableError``, ...: nothing was
+                made.
         """
-        if self.engine.draining:
-            raise draining_error()
-        self._models.acquire(model)
+        birth = Birth(key, model, batch_size, self._ttl_of(ttl_s), leaves, step_count, origin)
         try:
-            session = self.sessions.create(
-                key,
-                model,
-                batch_size,
-                self._config.default_ttl_s if ttl_s is None else ttl_s,
-                self.engine.lanes[model].seats(max(batch_size, 1)),
-            )
-        except BaseException:
-            self._models.release(model)
-            raise
-        session.write_state(leaves)
-        self._metrics.session_created()
-        self._watch_expiry(session.expire_time)
-        return session
+            return _the_one(await self._create([birth]))
+        except SessionExistsError:
+            if not origin.request_id:
+                raise
+            session = await self.find(key)
+            if not _was_begun_by(session, origin):
+                raise
+            return session
+
+    async def open(
+        self, keys: Sequence[SessionKey], model: LoadedModel, batch_size: int, ttl_s: float | None, *, create: bool
+    ) -> list[Outcome]:
+        """The sessions of some keys, each once; if asked for, those that are not there are made.
+
+        Returns:
+            For each the session, whatever its model and batch size, or why it is not to be had.
+        """
+        if not create:
+            return await self.keeper.find([(key, "") for key in keys])
+        # In this order, because in bulk most of them are new.
+        opened = await self._create([Birth(key, model, batch_size, self._ttl_of(ttl_s)) for key in keys])
+        there = [index for index, outcome in enumerate(opened) if isinstance(outcome, SessionExistsError)]
+        if there:
+            found = await self.keeper.find([(keys[index], "") for index in there])
+            for index, outcome in zip(there, found, strict=True):
+                opened[index] = outcome
+        return opened
 
     async def read(self, key: SessionKey, with_state: bool) -> SessionSnapshot:
         """The session as it is after the runs that arrived before, with a copy of its state if asked for.
 
         Raises:
-            SessionNotFoundError: it is not there.
+            CellServeError: as of ``find``.
         """
-        session = self.sessions.get(key)
+        session = await self.find(key)
 
         def read() -> SessionSnapshot:
             self.sessions.check_life(session, "")
@@ -105,37 +118,39 @@ class SessionOperations:
 
         return await self.engine.in_turn(session, read)
 
-    def delete(self, key: SessionKey, uid: str = "") -> asyncio.Future[None]:
-        """Ends a session when its turn comes; the future tells when it has.
+    async def delete(self, key: SessionKey, uid: str = "", origin: Origin = NO_ORIGIN) -> None:
+        """Ends a session when its turn comes; if this very request did it before, that was it.
 
         Raises:
-            SessionNotFoundError: it is not there, or another life of its name is; the future may raise it too.
+            CellServeError: as of ``find``.
         """
-        session = self.sessions.get(key, uid)
-
-        def delete() -> None:
+        try:
+            session = await self.find(key, uid)
+        except SessionNotFoundError:
+            if origin.request_id and await self.keeper.was_deleted_by(key, origin):
+                return
+            raise
+        async with self.engine.holding(session):
             self.sessions.check_life(session, uid)
-            self.sessions.end(session, "deleted")
+            await self.keeper.bury(session, origin)
+            if not session.ended:
+                self.sessions.end(session, "deleted")
 
-        return self.engine.in_turn(session, delete)
-
-    async def reset(self, key: SessionKey, uid: str = "") -> SessionSnapshot:
+    async def reset(self, key: SessionKey, uid: str = "", origin: Origin = NO_ORIGIN) -> SessionSnapshot:
         """Zeros a session's state and step count and begins a new life.
 
         Raises:
-            SessionNotFoundError: it is not there, or another life of its name is.
+            CellServeError: as of ``find``.
         """
-        session = self.sessions.get(key, uid)
-
-        def reset() -> SessionSnapshot:
-            self._begin_life(session, uid, "reset", None)
-            session.step_count = 0
-            return session.snapshot()
-
-        return await self.engine.in_turn(session, reset)
+        return await self._begin_life(key, uid, "reset", None, 0, origin)
 
     async def set_state(
-        self, key: SessionKey, uid: str, leaves: Sequence[Array], step_count: int | None = None
+        self,
+        key: SessionKey,
+        uid: str,
+        leaves: Sequence[Array],
+        step_count: int | None = None,
+        origin: Origin = NO_ORIGIN,
     ) -> SessionSnapshot:
         """Replaces a session's state and begins a new life.
 
@@ -144,79 +159,72 @@ class SessionOperations:
             step_count: the new count; None: it stays.
 
         Raises:
-            SessionNotFoundError: it is not there, or another life of its name is.
+            CellServeError: as of ``find``.
         """
-        session = self.sessions.get(key, uid)
+        return await self._begin_life(key, uid, "set", leaves, step_count, origin)
 
-        def set_state() -> SessionSnapshot:
-            self._begin_life(session, uid, "set", leaves)
-            if step_count is not None:
-                session.step_count = step_count
-            return session.snapshot()
-
-        return await self.engine.in_turn(session, set_state)
-
-    async def fork(self, key: SessionKey, uid: str, new_key: SessionKey) -> SessionSnapshot:
+    async def fork(self, key: SessionKey, uid: str, new_key: SessionKey, origin: Origin = NO_ORIGIN) -> SessionSnapshot:
         """Makes a second session with a copy of the first one's state and step count.
 
         Raises:
-            SessionNotFoundError: the first is not there, or another life of its name is.
-            SessionExistsError, QuotaExceededError, DrainingError: the second was not made.
+            CellServeError: the first is not to be had, as of ``find``, or the second was not made, as of ``create``.
         """
-        session = self.sessions.get(key, uid)
+        session = await self.find(key, uid)
 
-        def fork() -> SessionSnapshot:
+        def read() -> tuple[int, list[Array]]:
             self.sessions.check_life(session, uid)
-            # Read before: making the copy may end the session, if the copy is to take its own, expired name.
-            step_count, leaves = session.step_count, session.read_state()
-            copy = self.create(new_key, session.model, session.batch_size, session.ttl_s, leaves)
-            copy.step_count = step_count
-            return copy.snapshot()
+            return session.step_count, session.read_state()
 
-        return await self.engine.in_turn(session, fork)
+        step_count, leaves = await self.engine.in_turn(session, read)
+        copy = await self.create(
+            new_key,
+            session.model,
+            session.batch_size,
+            session.ttl_s,
+            leaves,
+            step_count=step_count,
+            origin=origin,
+        )
+        return copy.snapshot()
 
-    def end_sessions_of(self, model: LoadedModel) -> None:
-        """Ends every session of a model that is unloaded by force."""
-        for session in self.sessions:
-            if session.model is model:
-                self.sessions.end(session, "unloaded")
+    async def _create(self, births: Sequence[Birth]) -> list[Outcome]:
+        if self.engine.draining:
+            raise draining_error()
+        return await self.keeper.create(births)
 
-    def stop(self) -> None:
-        """Stops the expiry timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    async def _begin_life(
+        self,
+        key: SessionKey,
+        uid: str,
+        cause: str,
+        leaves: Sequence[Array] | None,
+        step_count: int | None,
+        origin: Origin,
+    ) -> SessionSnapshot:
+        session = await self.find(key, "" if origin.request_id else uid)
+        async with self.engine.holding(session):
+            if _was_begun_by(session, origin):
+                return session.snapshot()
+            self.sessions.check_life(session, uid)
+            count = session.step_count if step_count is None else step_count
+            new_uid = self._new_id()
+            await self.keeper.rewrite(session, new_uid, count, leaves, origin)
+            self.sessions.check_life(session, uid)
+            session.write_state(leaves)
+            session.step_count = count
+            self.sessions.begin_life(session, new_uid, cause)
+            return session.snapshot()
 
-    def _begin_life(self, session: Session, uid: str, cause: str, leaves: Sequence[Array] | None) -> None:
-        self.sessions.check_life(session, uid)
-        session.write_state(leaves)
-        self.sessions.begin_life(session, cause)
+    def _ttl_of(self, ttl_s: float | None) -> float:
+        return self._default_ttl_s if ttl_s is None else ttl_s
 
-    def _release(self, session: Session) -> None:
-        self.engine.release(session)
-        self._metrics.session_ended(session.ended)
-        self._models.release(session.model)
 
-    def _watch_expiry(self, expire_time: float) -> None:
-        """Sees to it that the timer rings for this time; never more often than once a second."""
-        now = self._clock()
-        rings_at = min(max(expire_time, now + EXPIRY_TIMER_MIN_S), now + EXPIRY_TIMER_MAX_S)
-        if self._timer is not None:
-            if self._rings_at <= rings_at:
-                return
-            self._timer.cancel()
-        self._rings_at = rings_at
-        self._timer = asyncio.get_running_loop().call_later(rings_at - now, self.expire_now)
+def _was_begun_by(session: Session, origin: Origin) -> bool:
+    return bool(origin.request_id) and session.kept is not None and session.kept.origin == origin
 
-    def expire_now(self) -> None:
-        """Ends the sessions whose time is over, a portion at a time, and sees to it that the next ones are."""
-        if self._timer is not None:
-            self._timer.cancel()  # One that was set since this was due.
-            self._timer = None
-        due = self.sessions.expire_due()
-        if due is None:
-            return
-        if due <= self._clock():
-            asyncio.get_running_loop().call_soon(self.expire_now)  # There are more; the others get their turn between.
-        else:
-            self._watch_expiry(due)
+
+def _the_one(outcomes: Sequence[Outcome]) -> Session:
+    (outcome,) = outcomes
+    if isinstance(outcome, CellServeError):
+        raise outcome
+    return outcome

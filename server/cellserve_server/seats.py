@@ -32,6 +32,7 @@ COLUMNS = 10
 PLACE = 1  # which of the seat's two places has the state
 BUSY = 2  # a run is under way
 WAITING = 4  # something waits for its turn
+DIRTY = 8  # the state is newer than what the store has
 ENGAGED = BUSY | WAITING
 
 FIRST_SEATS = 64
@@ -93,6 +94,7 @@ class Seats(Generic[Occupant]):
         occupants: who has each seat.
         slab: the states.
         returns: how many seats were ever given back: as long as it stands, no life has ended.
+        moved: what a step adds to FLAGS: DIRTY where states are written to a store later, 0 elsewhere.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Seats(Generic[Occupant]):
     ) -> None:
         self.rows = rows
         self.returns = 0
+        self.moved = 0
         self._leaf_sizes, self._dtype = tuple(leaf_sizes), dtype
         self._seat_bytes = max(2 * rows * sum(self._leaf_sizes) * dtype.itemsize, 1)
         self._budget = budget or StateBudget()
@@ -165,6 +168,18 @@ class Seats(Generic[Occupant]):
         if self.taken == 0:
             self._budget.used_bytes -= self.nbytes
             self._set_empty()
+
+    def idle(self) -> tuple[Array, Array]:
+        """The seats of sessions that do nothing and are as the store has them, and when each was used, unix seconds."""
+        records = self.records[: self._unused]
+        seats = np.flatnonzero((records[:, LIFE] != 0) & (records[:, FLAGS] & (ENGAGED | DIRTY) == 0))
+        floats = self.floats[seats]
+        return seats, floats[:, EXPIRE] - floats[:, TTL]
+
+    def dirty(self) -> Array:
+        """The seats whose states are newer than what the store has."""
+        records = self.records[: self._unused]
+        return np.flatnonzero(records[:, FLAGS] & DIRTY)
 
     def column(self, number: int, index: Array) -> Array:
         """One column of the records of some seats, int64.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -35,7 +36,7 @@ from cellserve_server.fields import (
     step_number_of,
 )
 from cellserve_server.keys import SessionKey
-from cellserve_server.models import ModelRepository
+from cellserve_server.model_finder import ModelFinder
 from cellserve_server.operations import SessionOperations
 from cellserve_server.requests import RequestMemory
 from cellserve_server.run_requests import (
@@ -47,7 +48,7 @@ from cellserve_server.run_requests import (
     step_of,
 )
 from cellserve_server.security import tenant_of
-from cellserve_server.session import Session
+from cellserve_server.session import Origin, Session
 from cellserve_server.streams import Streams
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -69,7 +70,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
     def __init__(
         self,
         config: ServerConfig,
-        models: ModelRepository,
+        models: ModelFinder,
         operations: SessionOperations,
         streams: Streams,
         requests: RequestMemory,
@@ -87,7 +88,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
     async def Call(self, request: messages.CallRequest, context: Context) -> messages.CallResponse:
         """One step without a session."""
-        model = self._models.resolve(tenant_of(context), request.model)
+        model = await self._models.resolve(tenant_of(context), request.model)
         run = run_of_call(request, model, self._caller_of(context), self._config)
         result = await self._engine.execute(run)
         return messages.CallResponse(
@@ -96,7 +97,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
     async def Step(self, request: messages.StepRequest, context: Context) -> messages.StepResponse:
         """One step of a session."""
-        step = step_of(request, self._session_of(context, request.name, request.uid), self._config)
+        step = step_of(request, await self._session_of(context, request.name, request.uid), self._config)
         session, model = step.session, step.session.model
         rows = step.rows if session.batch_size else None
         inputs = [array[:, 0] for array in step.inputs]
@@ -116,10 +117,10 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
             raise FieldInvalidError(f"session, model: expected exactly one of the two; got {got}")
         caller = self._caller_of(context)
         if request.session:
-            session = self._session_of(context, request.session, request.uid, "session")
+            session = await self._session_of(context, request.session, request.uid, "session")
             run = run_of_session_sequence(request, session, caller, self._config)
         else:
-            model = self._models.resolve(tenant_of(context), request.model)
+            model = await self._models.resolve(tenant_of(context), request.model)
             run = run_of_plain_sequence(request, model, caller, self._config)
         result = await self._engine.execute(run)
         return messages.RunSequenceResponse(
@@ -152,19 +153,21 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Makes a session."""
         tenant = tenant_of(context)
 
-        async def create() -> messages.CreateSessionResponse:
+        async def create(origin: Origin) -> messages.CreateSessionResponse:
             id_ = session_id(request.session_id) if request.session_id else self._new_id()
             asked = request.session
             batch_size = batch_size_of(asked.batch_size, self._config, "session.batch_size")
             ttl_s = None
             if asked.HasField("ttl"):
                 ttl_s = seconds_of(asked.ttl, self._config.max_ttl_s, "session.ttl")
-            model = self._models.resolve(tenant, asked.model, "session.model")
+            model = await self._models.resolve(tenant, asked.model, "session.model")
             require_steppable(model, "a session")
             leaves = None
             if asked.HasField("state"):
                 leaves = state_leaves(model, asked.state, max(batch_size, 1), "session.state")
-            session = self._operations.create(SessionKey(tenant, id_), model, batch_size, ttl_s, leaves)
+            session = await self._operations.create(
+                SessionKey(tenant, id_), model, batch_size, ttl_s, leaves, origin=origin
+            )
             return messages.CreateSessionResponse(session=session_message(session.snapshot()))
 
         return await self._once(tenant, request, request.request_id, create)
@@ -173,7 +176,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Reads a session."""
         if request.view not in session_pb2.SessionView.values():
             raise FieldInvalidError(f"view: expected BASIC or FULL; got number {request.view}")
-        session = self._session_of(context, request.name, "")
+        session = await self._session_of(context, request.name, "")
         with_state = request.view == session_pb2.SESSION_VIEW_FULL
         if with_state:
             require_answer_fits(
@@ -197,10 +200,10 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         page_size = page_size_of(request.page_size)
         after = last_of_page_token(request.page_token)
         # One more than the page: whether there is a next one.
-        found, total = self._operations.sessions.list_after(tenant_of(context), after, page_size + 1, request.model)
+        found, total = await self._operations.keeper.list_after(tenant_of(context), after, page_size + 1, request.model)
         page = found[:page_size]
         return messages.ListSessionsResponse(
-            sessions=[session_message(session.snapshot()) for session in page],
+            sessions=[session_message(session) for session in page],
             next_page_token=page_token_of(page[-1].key.id) if len(found) > page_size else "",
             total_size=total,
         )
@@ -211,8 +214,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Ends a session."""
         key = self._key_of(context, request.name)
 
-        async def delete() -> messages.DeleteSessionResponse:
-            await self._operations.delete(key, request.uid)
+        async def delete(origin: Origin) -> messages.DeleteSessionResponse:
+            await self._operations.delete(key, request.uid, origin)
             return messages.DeleteSessionResponse()
 
         return await self._once(key.tenant, request, request.request_id, delete)
@@ -223,8 +226,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Begins again from zeros."""
         key = self._key_of(context, request.name)
 
-        async def reset() -> messages.ResetSessionResponse:
-            session = await self._operations.reset(key, request.uid)
+        async def reset(origin: Origin) -> messages.ResetSessionResponse:
+            session = await self._operations.reset(key, request.uid, origin)
             return messages.ResetSessionResponse(session=session_message(session))
 
         return await self._once(key.tenant, request, request.request_id, reset)
@@ -233,9 +236,9 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Copies a session."""
         key = self._key_of(context, request.name)
 
-        async def fork() -> messages.ForkSessionResponse:
+        async def fork(origin: Origin) -> messages.ForkSessionResponse:
             id_ = session_id(request.session_id) if request.session_id else self._new_id()
-            session = await self._operations.fork(key, request.uid, SessionKey(key.tenant, id_))
+            session = await self._operations.fork(key, request.uid, SessionKey(key.tenant, id_), origin)
             return messages.ForkSessionResponse(session=session_message(session))
 
         return await self._once(key.tenant, request, request.request_id, fork)
@@ -246,11 +249,11 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Replaces a session's state."""
         key = self._key_of(context, request.name)
 
-        async def set_state() -> messages.SetSessionStateResponse:
+        async def set_state(origin: Origin) -> messages.SetSessionStateResponse:
             step_count = step_number_of(request.step_count, "step_count") if request.HasField("step_count") else None
-            known = self._operations.sessions.get(key, request.uid)
+            known = await self._operations.find(key, "" if origin.request_id else request.uid)
             leaves = state_leaves(known.model, request.state, known.rows, "state")
-            session = await self._operations.set_state(key, request.uid, leaves, step_count)
+            session = await self._operations.set_state(key, request.uid, leaves, step_count, origin)
             return messages.SetSessionStateResponse(session=session_message(session))
 
         return await self._once(key.tenant, request, request.request_id, set_state)
@@ -260,16 +263,17 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
     def _key_of(self, context: Context, name: str, field: str = "name") -> SessionKey:
         return SessionKey(tenant_of(context), session_id_of(name, field))
 
-    def _session_of(self, context: Context, name: str, uid: str, field: str = "name") -> Session:
-        return self._operations.sessions.get(self._key_of(context, name, field), uid)
+    async def _session_of(self, context: Context, name: str, uid: str, field: str = "name") -> Session:
+        return await self._operations.find(self._key_of(context, name, field), uid)
 
     def _caller_of(self, context: Context) -> Caller:
         remaining_s = context.time_remaining()
         return Caller(context.peer(), None if remaining_s is None else self._engine.clock() + remaining_s)
 
     async def _once(
-        self, tenant: str, request: Message, request_id: str, do: Callable[[], Coroutine[Any, Any, Answer]]
+        self, tenant: str, request: Message, request_id: str, do: Callable[[Origin], Coroutine[Any, Any, Answer]]
     ) -> Answer:
         fingerprint = hashlib.sha256(request.DESCRIPTOR.full_name.encode())
         fingerprint.update(request.SerializeToString(deterministic=True))
-        return await self._requests.once(tenant, request_id, fingerprint.digest(), do)
+        origin = Origin(request_id, fingerprint.digest())
+        return await self._requests.once(tenant, request_id, origin.fingerprint, partial(do, origin))

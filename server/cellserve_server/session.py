@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.keys import SessionKey
@@ -14,6 +16,7 @@ from cellserve_server.seats import (
     BUSY,
     COLUMNS,
     CREATE,
+    DIRTY,
     ENGAGED,
     EXPIRE,
     FLAGS,
@@ -28,6 +31,7 @@ from cellserve_server.seats import (
     WAITING,
     Seats,
 )
+from cellserve_server.stores.base import Held
 
 TWO_TO_63, TWO_TO_64 = 1 << 63, 1 << 64
 
@@ -44,12 +48,14 @@ class LastRun(NamedTuple):
 class SessionSnapshot(NamedTuple):
     """A session as it was at one moment, for answers; the fields are those of ``Session``.
 
-    ``leaves`` is a copy of the state, ``[rows, units]`` each, where it was asked for.
+    ``leaves`` is a copy of the state, ``[rows, units]`` each, where it was asked for; then ``model`` is there too, of
+    which ``model_name`` is the resource name.
     """
 
     key: SessionKey
     uid: str
-    model: LoadedModel
+    model_name: str
+    model: LoadedModel | None
     batch_size: int
     step_count: int
     last_run_id: int
@@ -59,8 +65,38 @@ class SessionSnapshot(NamedTuple):
     leaves: list[Array] | None = None
 
 
+class Origin(NamedTuple):
+    """The request that began a life: its request_id, empty if it had none, and a digest of it."""
+
+    request_id: str
+    fingerprint: bytes
+
+
+NO_ORIGIN = Origin("", b"")
+
+
+class Kept:
+    """What is known of a session's record in the store.
+
+    Attributes:
+        held: by what the store finds it, and by what it knows that we hold it.
+        origin: the request that began the life.
+        recovered_at: the step count at which it was taken from a replica that could not be asked; -1: it was not.
+        is_doubted: whether a write may still be on its way that nobody waits for: the record has to be claimed anew
+            before the next one, which refuses the straggler.
+    """
+
+    __slots__ = ("held", "is_doubted", "origin", "recovered_at")
+
+    def __init__(self, held: Held, origin: Origin, recovered_at: int = -1) -> None:
+        self.held = held
+        self.origin = origin
+        self.recovered_at = recovered_at
+        self.is_doubted = False
+
+
 class Work(Protocol):
-    """What is under way on a session: a run."""
+    """What is under way on a session: a run, or an operation that holds it."""
 
     def refuse(self, error: CellServeError) -> None:
         """Has it fail with this error as soon as it can."""
@@ -79,10 +115,11 @@ class Session:
         base: where its record begins in ``seats.words``.
         ended: why it is gone; empty while it lives. Then its seat is another's.
         active: the run under way; None too while a block of single steps has it.
+        kept: what is known of its record; None where there is no store.
         waiting: what is to be done when the work before it is over, in the order in which it came.
     """
 
-    __slots__ = ("active", "base", "batch_size", "ended", "key", "model", "seat", "seats", "uid", "waiting")
+    __slots__ = ("active", "base", "batch_size", "ended", "kept", "key", "model", "seat", "seats", "uid", "waiting")
 
     def __init__(
         self, key: SessionKey, uid: str, model: LoadedModel, batch_size: int, seats: Seats[Session], life: int
@@ -93,6 +130,7 @@ class Session:
         self.batch_size = batch_size
         self.ended = ""
         self.active: Work | None = None
+        self.kept: Kept | None = None
         self.waiting: deque[Callable[[], None]] | None = None  # Made when something waits: most never need it.
         self.seats = seats
         self.seat = seats.take(self)
@@ -180,6 +218,24 @@ class Session:
         else:
             self.seats.slab.write_one(place, leaves)
         self.seats.words[self.base + RUN_ID] = 0
+        self.seats.words[self.base + FLAGS] &= ~DIRTY
+
+    def restore(
+        self, place: int, leaves: Sequence[Array], before: Sequence[Array] | None, last: LastRun | None
+    ) -> None:
+        """Takes over what a store has kept: the state, the one from before its last run, and what that run was.
+
+        Args:
+            place: where the store has the state: 0 or 1.
+            leaves, before: ``[rows, units]`` each; None: there is none before.
+            last: None: its repeat cannot be answered.
+        """
+        words, base = self.seats.words, self.base
+        words[base + FLAGS] = words[base + FLAGS] & ~PLACE | place
+        self.seats.slab.write_one(self._place(), leaves)
+        if before is not None:
+            self.seats.slab.write_one(self._place(previous=True), before)
+        self._note_run(last)
 
     def move(self, leaves: Sequence[Array], run: LastRun | None, steps: int) -> None:
         """A run was applied: its state takes the other place, and the one before it is kept for a repeat.
@@ -191,13 +247,34 @@ class Session:
         """
         self.seats.slab.write_one(self._place(previous=True), leaves)
         words, base = self.seats.words, self.base
-        words[base + FLAGS] ^= PLACE
+        words[base + FLAGS] = words[base + FLAGS] ^ PLACE | self.seats.moved
         words[base + STEP_COUNT] += steps
+        self._note_run(run)
+
+    def _note_run(self, run: LastRun | None) -> None:
+        words, base = self.seats.words, self.base
         if run is None:
             words[base + RUN_ID] = 0
         else:
             words[base + RUN_ID], words[base + RUN_DIGEST] = _signed(run.run_id), _signed(run.input_digest)
             words[base + RUN_FIRST], words[base + RUN_STEPS] = run.first_step, run.steps
+
+    def record_after(self, run: LastRun | None, steps: int, now: float) -> Array:
+        """The record, int64 ``[1, COLUMNS]``, that it has once ``move`` and ``renew`` are done."""
+        record: Array = self.seats.records[self.seat : self.seat + 1].copy()
+        record[0, FLAGS] ^= PLACE
+        record[0, STEP_COUNT] += steps
+        record.view(np.float64)[0, EXPIRE] = now + self.ttl_s
+        record[0, RUN_ID] = 0
+        if run is not None:
+            record[0, RUN_ID], record[0, RUN_DIGEST] = _signed(run.run_id), _signed(run.input_digest)
+            record[0, RUN_FIRST], record[0, RUN_STEPS] = run.first_step, run.steps
+        return record
+
+    @property
+    def place(self) -> int:
+        """Which of its two places has its state: 0 or 1."""
+        return self.seats.words[self.base + FLAGS] & PLACE
 
     def _place(self, previous: bool = False) -> int:
         place: int = 2 * self.seat + (self.seats.words[self.base + FLAGS] & PLACE)
@@ -239,6 +316,7 @@ class Session:
         return SessionSnapshot(
             self.key,
             self.uid,
+            self.model.resource_name,
             self.model,
             self.batch_size,
             self.step_count,

@@ -6,7 +6,15 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from cellserve.errors import QuotaExceededError, SessionExistsError, SessionNotFoundError
+from cellserve.errors import (
+    CellServeError,
+    QuotaExceededError,
+    RecordCorruptError,
+    SessionExistsError,
+    SessionMovedError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
 from cellserve_server.config import ServerConfig
 from cellserve_server.expiry import ExpiryQueue
 from cellserve_server.keys import SessionKey
@@ -15,6 +23,13 @@ from cellserve_server.seats import LIFE, QUOTA_RETRY_S, Seats
 from cellserve_server.session import Session
 
 EXPIRED_AT_ONCE = 1000
+STORE_RETRY_S = 0.1
+# Why a session has left memory that lives on in the store.
+EVICTED = "evicted"  # others needed the room
+MOVED = "moved"  # another replica has it
+DOUBTED = "doubted"  # it is not known whether the store has its last write
+RELEASED = "released"  # the server stops
+CORRUPT = "corrupt"
 _CAUSES = {
     "expired": "it expired after its ttl without use",
     "deleted": "it was deleted",
@@ -23,8 +38,22 @@ _CAUSES = {
     "unloaded": "its model was unloaded",
     "unknown": "no session of that id is known here; it never was, ended long ago, or ended with an earlier server "
     "process, whose sessions were in its memory",
+    CORRUPT: "its record in the store was damaged, and is set aside",
     "other_life": "it was another life of that id: the session was reset, set, or deleted and made again",
 }
+
+_DEPARTURES = {
+    EVICTED: "it was just moved out of memory",
+    DOUBTED: "the store did not confirm its last write, so what the store has is read again",
+    RELEASED: "the server stops and has let it go",
+}
+
+
+def exists_error(key: SessionKey) -> SessionExistsError:
+    """What is told to who wants to make a session whose id is taken."""
+    return SessionExistsError(
+        f"session_id: expected an id that is free; {key.id!r} is taken", metadata={"session": key.id}
+    )
 
 
 class SessionTable:
@@ -35,6 +64,10 @@ class SessionTable:
         clock: unix seconds.
         new_id: makes uids.
         on_end: called with a session that is over, whatever ended it, after it left the table.
+
+    Attributes:
+        state_bytes: of the sessions in memory.
+        new_owners: of sessions that have moved away lately, the replicas that have them; empty: not known.
     """
 
     def __init__(
@@ -55,6 +88,7 @@ class SessionTable:
         )
         self._lives = 0
         self.state_bytes = 0
+        self.new_owners: OrderedDict[SessionKey, str] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -68,12 +102,17 @@ class SessionTable:
         Raises:
             SessionNotFoundError: it is not there, or another life of its name is; the message says why.
         """
+        session = self.resident(key)
+        if session is None or (uid and uid != session.uid):
+            raise self.not_found(key, uid)
+        return session
+
+    def resident(self, key: SessionKey) -> Session | None:
+        """The session of a key that is in memory and has not expired; None: there is none."""
         session = self._sessions.get(key)
         if session is not None and session.expire_time <= self._clock() and not session.busy:
             self.end(session, "expired")
-            session = None
-        if session is None or (uid and uid != session.uid):
-            raise self._not_found(key, uid, session)
+            return None
         return session
 
     def check_life(self, session: Session, uid: str) -> None:
@@ -85,19 +124,54 @@ class SessionTable:
         if session.ended:
             raise self.ended_error(session)
         if uid and uid != session.uid:
-            raise self._not_found(session.key, uid, session)
+            raise self.not_found(session.key, uid)
 
-    def ended_error(self, session: Session) -> SessionNotFoundError:
-        """What the users of a session that has ended are told."""
-        return self._not_found(session.key, session.uid, self._sessions.get(session.key))
+    def ended_error(self, session: Session) -> CellServeError:
+        """What the users of a session that has ended, or is not in memory any more, are told."""
+        match session.ended:
+            case "moved":
+                return self.moved_error(session.key)
+            case "doubted" | "evicted" | "released":
+                return StoreUnavailableError(
+                    f"sessions/{session.key.id}: {_DEPARTURES[session.ended]}; it was not applied, or will be "
+                    "recognised when it is repeated",
+                    metadata={"session": session.key.id},
+                    retry_after_s=STORE_RETRY_S,
+                )
+        return self.not_found(session.key, session.uid)
+
+    def moved_error(self, key: SessionKey) -> SessionMovedError:
+        """What is told of a session that another replica has."""
+        owner = self.new_owners.get(key, "")
+        where = f"{owner} has it" if owner else "another server has it"
+        return SessionMovedError(
+            f"sessions/{key.id} has moved: {where} now", metadata={"session": key.id, "owner": owner}
+        )
+
+    def ending_error(self, key: SessionKey, uid: str, cause: str) -> CellServeError:
+        """What is told of a session whose tombstone in the store has this cause."""
+        if cause == CORRUPT:
+            return RecordCorruptError(
+                f"sessions/{key.id}: {_CAUSES[CORRUPT]}; other sessions are not affected, and the id may be used again",
+                metadata={"session": key.id},
+            )
+        self._bury(key, uid, cause if cause in _CAUSES else "unknown")
+        return self.not_found(key, uid)
 
     def create(
-        self, key: SessionKey, model: LoadedModel, batch_size: int, ttl_s: float, seats: Seats[Session]
+        self,
+        key: SessionKey,
+        model: LoadedModel,
+        batch_size: int,
+        ttl_s: float,
+        seats: Seats[Session],
+        uid: str | None = None,
     ) -> Session:
         """Makes a session; the caller gives it a state.
 
         Args:
             seats: those of the model and batch size.
+            uid: of its life; None: a new one.
 
         Raises:
             SessionExistsError: the id is taken.
@@ -105,27 +179,29 @@ class SessionTable:
             MemoryError: there is no memory for its state.
         """
         now = self._clock()
-        known = self._sessions.get(key)
-        if known is not None:
-            if known.expire_time > now or known.busy:
-                raise SessionExistsError(
-                    f"session_id: expected an id that is free; {key.id!r} is taken", metadata={"session": key.id}
-                )
-            self.end(known, "expired")
+        if self.resident(key) is not None:
+            raise exists_error(key)
         state_bytes = 2 * seats.rows * model.state_bytes_per_row
         self._require_quota("max_sessions", len(self) + 1, self._config.max_sessions)
         self._require_quota("max_state_bytes", self.state_bytes + state_bytes, self._config.max_state_bytes)
-        session = Session(key, self._new_id(), model, batch_size, seats, self._next_life())
+        session = Session(key, uid or self._new_id(), model, batch_size, seats, self._next_life())
         session.set_times(now, ttl_s)
         self._sessions[key] = session
         self.state_bytes += state_bytes
         self._expiry.add(session)
         return session
 
-    def begin_life(self, session: Session, cause: str) -> None:
+    def has_room(self, sessions: int, state_bytes: int) -> bool:
+        """Whether so many sessions more, with so many bytes of states, are within the limits."""
+        return (
+            len(self) + sessions <= self._config.max_sessions
+            and self.state_bytes + state_bytes <= self._config.max_state_bytes
+        )
+
+    def begin_life(self, session: Session, uid: str, cause: str) -> None:
         """Gives a session a new uid; ``cause`` (reset, set) is what the old one's users are told."""
         self._bury(session.key, session.uid, cause)
-        session.uid = self._new_id()
+        session.uid = uid
         session.seats.words[session.base + LIFE] = self._next_life()
         session.renew(self._clock())
 
@@ -134,11 +210,29 @@ class SessionTable:
         self._end(session, cause)
         self._expiry.note_ended(self._sessions.values())
 
+    def depart(self, session: Session, cause: str, new_owner: str = "") -> None:
+        """Takes a session out of memory that lives on in the store.
+
+        Args:
+            cause: one of those above.
+            new_owner: of one that has moved, the address of the replica that has it; empty: not known.
+        """
+        if cause == MOVED:
+            self.new_owners.pop(session.key, None)
+            while len(self.new_owners) >= max(self._config.max_tombstones, 1):
+                self.new_owners.popitem(last=False)
+            self.new_owners[session.key] = new_owner
+        self._take_out(session, cause)
+        self._expiry.note_ended(self._sessions.values())
+
     def _end(self, session: Session, cause: str) -> None:
+        self._bury(session.key, session.uid, cause)
+        self._take_out(session, cause)
+
+    def _take_out(self, session: Session, cause: str) -> None:
         session.ended = cause
         del self._sessions[session.key]
         self.state_bytes -= session.state_bytes
-        self._bury(session.key, session.uid, cause)
         self._on_end(session)
 
     def expire_due(self, limit: int = EXPIRED_AT_ONCE) -> float | None:
@@ -202,7 +296,9 @@ class SessionTable:
             self._tombstones.popitem(last=False)
         self._tombstones[key] = (uid, cause)
 
-    def _not_found(self, key: SessionKey, uid: str, living: Session | None) -> SessionNotFoundError:
+    def not_found(self, key: SessionKey, uid: str = "") -> SessionNotFoundError:
+        """What is told of a life that is not there: why, as far as it is known."""
+        living = self._sessions.get(key)
         buried_uid, cause = self._tombstones.get(key, ("", "unknown"))
         if uid and uid != buried_uid:
             cause = "other_life" if living is not None or buried_uid else "unknown"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
-from cellserve.errors import CellServeError, DrainingError, FieldInvalidError
+from cellserve.errors import CellServeError, FieldInvalidError, StoreUnavailableError, UnavailableError
 from cellserve.tensors import Array
 from cellserve.v1 import stream_pb2
 from cellserve_server.blocks import StepBlock, admissible
+from cellserve_server.handles import Handle
 from cellserve_server.operations import SessionOperations
 from cellserve_server.runs import Run
+from cellserve_server.session import Session
 from cellserve_server.stream_answers import PendingSteps
 from cellserve_server.stream_groups import Group
 
 # Up to so many elements it is quicker to take them one by one than to have numpy look at what holds them.
 FEW = 32
+
+Absent: TypeAlias = Mapping[int, CellServeError]
+NOBODY: Absent = MappingProxyType({})
 
 
 class _Columns:
@@ -68,7 +75,45 @@ class StepSubmission:
             seq=request.seq, group=request.group, step_counts=(step_count,), outputs=group.columns.encode(outputs)
         )
 
-    def submit(self, group: Group, request: stream_pb2.Steps, inputs: Sequence[Array], pending: PendingSteps) -> None:
+    async def bring_back(self, group: Group, handles: Sequence[int]) -> Absent:
+        """Brings sessions back that have left memory for the store since their handles were opened.
+
+        Returns:
+            By handle, why those that did not come back are not to be had.
+        """
+        sessions = self._operations.sessions
+        wanted: dict[int, Handle] = {}
+        for handle in group.absent(handles):
+            known = group.handles.get(handle)
+            if sessions.resident(known.session.key) is not known.session:
+                wanted[handle] = known
+        if not wanted:
+            return NOBODY
+        keys = list(dict.fromkeys(known.session.key for known in wanted.values()))
+        try:
+            outcomes = await self._operations.keeper.find([(key, "") for key in keys])
+        except StoreUnavailableError as error:
+            return dict.fromkeys(wanted, error)
+        found = dict(zip(keys, outcomes, strict=True))
+        absent: dict[int, CellServeError] = {}
+        for handle, (session, uid, _) in wanted.items():
+            outcome = found[session.key]
+            if isinstance(outcome, Session) and outcome.uid != uid:
+                outcome = sessions.not_found(session.key, uid)
+            try:
+                group.take(session.key.id, handle, outcome)
+            except CellServeError as error:
+                absent[handle] = error
+        return absent
+
+    def submit(
+        self,
+        group: Group,
+        request: stream_pb2.Steps,
+        inputs: Sequence[Array],
+        pending: PendingSteps,
+        absent: Absent = NOBODY,
+    ) -> None:
         """Submits every position; ``pending`` is told what becomes of each.
 
         A session that comes twice is stepped twice, in the order of the positions; then, and for whatever else is not
@@ -76,13 +121,14 @@ class StepSubmission:
 
         Args:
             inputs: one ``[positions, rows, ...]`` for each input of the model, of the right sizes.
+            absent: as ``bring_back`` gave it.
         """
         now = self._engine.clock()
         columns = _Columns(request, now)
         count = len(columns.handles)
         good = np.zeros(count, dtype=bool)
         # A message of one step is nothing to make a block of: a run is lighter.
-        if count > 1 and not self._engine.draining and group.columns.are_valid(inputs):
+        if count > 1 and self._engine.is_serving and group.columns.are_valid(inputs):
             index, lives = group.handles.look_up(columns.handles)
             good = admissible(group.seats, index, lives, columns.expected_steps, columns.run_ids, now)
             if not _are_distinct(index[good]):
@@ -93,6 +139,10 @@ class StepSubmission:
                 self._submit_block(group, inputs, columns, index, lives, chosen, pending)
             if good_count == count:
                 return
+        for position in np.flatnonzero(~good).tolist() if absent else ():
+            if (error := absent.get(int(columns.handles[position]))) is not None:
+                good[position] = True  # As far as it goes: it is answered.
+                pending.fail(position, error)
         self._submit_runs(group, inputs, columns, np.flatnonzero(~good).tolist(), pending)
 
     def _submit_block(
@@ -136,7 +186,7 @@ class StepSubmission:
                 run.on_done = partial(pending.finish, position)
                 pending.add_run(position, run)
                 self._engine.submit(run, has_room=True)
-            except DrainingError as error:
+            except UnavailableError as error:
                 # The others would be refused too; and were one not, it would overtake a step before it.
                 for rest in positions[number:]:
                     pending.fail(rest, error)
@@ -147,12 +197,16 @@ class StepSubmission:
     def _run_of(self, group: Group, inputs: Sequence[Array], columns: _Columns, position: int) -> Run:
         group.columns.check(inputs, position)
         session, uid, _ = group.handles.get(int(columns.handles[position]))
+        sessions = self._operations.sessions
+        if sessions.resident(session.key) is not session:
+            raise sessions.ended_error(session)
+        sessions.check_life(session, uid)
         deadline = np.inf if columns.deadlines is None else columns.deadlines[position]
         return Run(
             group.model,
             inputs,
             rows=group.rows,
-            session=self._operations.sessions.get(session.key, uid),
+            session=session,
             uid=uid,
             expected_step=_expected_step_of(int(columns.expected_steps[position])),
             run_id=int(columns.run_ids[position]),

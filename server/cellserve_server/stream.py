@@ -8,7 +8,6 @@ does not read is held back by HTTP/2 and costs no memory.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from cellserve_server.engine import draining_error
 from cellserve_server.handles import Handle
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
-from cellserve_server.step_submission import StepSubmission
+from cellserve_server.step_submission import NOBODY, StepSubmission
 from cellserve_server.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.stream_groups import Group, Groups
 
@@ -235,6 +234,9 @@ class StepStream:
             if count == 1 and (stepped := self._submission.at_once(group, request, inputs)) is not None:
                 await self._answer_at_once(Response(stepped=stepped))
                 return
+            absent = (
+                await self._submission.bring_back(group, request.handles) if self._operations.may_depart else NOBODY
+            )
             await self._wait_for_room(group, count)
         except CellServeError as error:
             stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=self._refused(error))
@@ -243,7 +245,7 @@ class StepStream:
         if not count:
             self._answer(Response(stepped=stream_pb2.Stepped(seq=request.seq, group=request.group)))
             return
-        self._submission.submit(group, request, inputs, self._owed(group, request, count))
+        self._submission.submit(group, request, inputs, self._owed(group, request, count), absent)
 
     def _owed(self, group: Group, request: stream_pb2.Steps, count: int) -> PendingSteps:
         """The answer to a Steps, which is due from now on."""
@@ -317,7 +319,6 @@ class StepStream:
         if not request.delete_sessions or not sessions:
             self._mark_ready(answer)
             return
-        # In line before anything else is read: an Open that follows finds them gone.
         deletions = await self._queue_deletions(sessions)
         task = asyncio.ensure_future(_all_deleted(deletions))
         self._deletions.add(task)
@@ -330,12 +331,12 @@ class StepStream:
         self._mark_ready(answer)
 
     async def _queue_deletions(self, sessions: Sequence[Handle]) -> list[asyncio.Future[None]]:
-        deletions = []
-        for index, (session, uid, _) in enumerate(sessions):
-            with contextlib.suppress(SessionNotFoundError):  # Gone already, which is what was wanted.
-                deletions.append(self._operations.delete(session.key, uid))
-            if index % DELETIONS_PER_TURN == DELETIONS_PER_TURN - 1:
-                await asyncio.sleep(0)
+        deletions: list[asyncio.Future[None]] = []
+        for start in range(0, len(sessions), DELETIONS_PER_TURN):
+            for session, uid, _ in sessions[start : start + DELETIONS_PER_TURN]:
+                deletions.append(asyncio.ensure_future(self._operations.delete(session.key, uid)))
+            # Each is in line, or done, before anything else is read: an Open that follows finds them gone.
+            await asyncio.sleep(0)
         return deletions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import numpy as np
 from google.rpc import error_details_pb2, status_pb2
 
 from cellserve.errors import (
@@ -12,7 +13,6 @@ from cellserve.errors import (
     CellServeError,
     FieldInvalidError,
     QuotaExceededError,
-    SessionExistsError,
     status_of,
 )
 from cellserve.specs import array_spec_to_proto
@@ -22,11 +22,13 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.encoding import ANSWER_OVERHEAD_BYTES
 from cellserve_server.fields import batch_size_of, require_steppable, seconds_of, session_id_of
 from cellserve_server.handles import Handle, Handles
+from cellserve_server.keeper import Outcome
 from cellserve_server.keys import SessionKey
-from cellserve_server.models import LoadedModel, ModelRepository
+from cellserve_server.model_finder import ModelFinder
+from cellserve_server.models import LoadedModel
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
-from cellserve_server.seats import Seats
+from cellserve_server.seats import LIFE, Seats
 from cellserve_server.session import Session
 
 # What a name takes in an Opened at most: a uid and a step count, or an error cut to its reason.
@@ -68,6 +70,33 @@ class Group:
         if batch_size != self.batch_size:
             raise FieldInvalidError(f"batch_size: the group's is {self.batch_size}; got {batch_size}")
 
+    def absent(self, handles: Sequence[int]) -> list[int]:
+        """Those of some handles whose sessions are not in the life, or not at the seat, that they were opened in."""
+        wanted = np.array(handles, dtype=np.int64)
+        index, lives = self.handles.look_up(wanted)
+        gone = (lives != self.seats.column(LIFE, index)) | (index < 0)
+        return [handle for handle in dict.fromkeys(wanted[gone].tolist()) if handle in self.handles]
+
+    def take(self, name: str, handle: int, outcome: Outcome) -> Session:
+        """Has a handle stand for a session that was found, or made.
+
+        Raises:
+            CellServeError: why it was not, or that it is of another model or batch size.
+        """
+        if isinstance(outcome, CellServeError):
+            raise outcome
+        if outcome.model is not self.model:
+            raise FieldInvalidError(
+                f"names: expected sessions of {self.model.resource_name}; {name} is of {outcome.model.resource_name}"
+            )
+        if outcome.batch_size != self.batch_size:
+            raise FieldInvalidError(
+                f"batch_size: {name} was made with {outcome.batch_size}; got {self.batch_size}",
+                metadata={"session": outcome.key.id, "batch_size": str(outcome.batch_size)},
+            )
+        self.handles.open(handle, outcome)
+        return outcome
+
 
 class Groups:
     """All groups of a stream.
@@ -84,7 +113,7 @@ class Groups:
         self,
         tenant: str,
         config: ServerConfig,
-        models: ModelRepository,
+        models: ModelFinder,
         operations: SessionOperations,
         refusals: Refusals,
     ) -> None:
@@ -117,7 +146,7 @@ class Groups:
         """
         self._check_columns(request)
         ttl_s = seconds_of(request.ttl, self._config.max_ttl_s, "ttl") if request.HasField("ttl") else None
-        group = self._group_for(request)
+        group = await self._group_for(request)
         opened = stream_pb2.Opened(
             seq=request.seq,
             group=request.group,
@@ -128,14 +157,14 @@ class Groups:
         names, handles = list(request.names), list(request.handles)
         uids, step_counts = [""] * len(names), [0] * len(names)
         for start in range(0, len(names), NAMES_PER_TURN):
-            for position in range(start, min(start + NAMES_PER_TURN, len(names))):
-                try:
-                    session = self._open_one(group, request, names[position], handles[position], ttl_s)
-                except CellServeError as error:
-                    self._refusals.note(error)
-                    opened.errors.add(position=position, status=status_of(error))
+            span = slice(start, start + NAMES_PER_TURN)
+            outcomes = await self._open_some(group, request, names[span], handles[span], ttl_s)
+            for position, outcome in enumerate(outcomes, start):
+                if isinstance(outcome, CellServeError):
+                    self._refusals.note(outcome)
+                    opened.errors.add(position=position, status=status_of(outcome))
                 else:
-                    uids[position], step_counts[position] = session.uid, session.step_count
+                    uids[position], step_counts[position] = outcome.uid, outcome.step_count
             await asyncio.sleep(0)
         opened.uids.extend(uids)
         opened.step_counts.extend(step_counts)
@@ -180,7 +209,7 @@ class Groups:
                 metadata={"quota": "max_stream_handles", "limit": str(self._config.max_stream_handles)},
             )
 
-    def _group_for(self, request: stream_pb2.Open) -> Group:
+    async def _group_for(self, request: stream_pb2.Open) -> Group:
         batch_size = batch_size_of(request.batch_size, self._config, "batch_size")
         group = self._groups.get(request.group)
         if group is not None:
@@ -191,7 +220,7 @@ class Groups:
                 f"group: expected at most {self._config.max_stream_groups} on one stream (max_stream_groups)",
                 metadata={"quota": "max_stream_groups", "limit": str(self._config.max_stream_groups)},
             )
-        model = self._models.resolve(self._tenant, request.model)
+        model = await self._models.resolve(self._tenant, request.model)
         require_steppable(model, "a stream of steps")
         seats = self._operations.engine.lanes[model].seats(max(batch_size, 1))
         group = Group(model, request.model, batch_size, seats, self._config.max_stream_handles)
@@ -204,32 +233,30 @@ class Groups:
         self._groups[request.group] = group
         return group
 
-    def _open_one(self, group: Group, request: stream_pb2.Open, name: str, handle: int, ttl_s: float | None) -> Session:
-        key = SessionKey(self._tenant, session_id_of(name, "names"))
-        if handle in group.handles:
-            raise FieldInvalidError(f"handles: {handle} is in use in group {request.group} already")
-        session = self._find_or_make(group, key, request.create_if_missing, ttl_s)
-        if session.model is not group.model:
-            raise FieldInvalidError(
-                f"names: expected sessions of {group.model.resource_name}; {name} is of {session.model.resource_name}"
-            )
-        if session.batch_size != group.batch_size:
-            raise FieldInvalidError(
-                f"batch_size: {name} was made with {session.batch_size}; got {group.batch_size}",
-                metadata={"session": key.id, "batch_size": str(session.batch_size)},
-            )
-        group.handles.open(handle, session)
-        self._handles_in_use += 1
-        return session
-
-    def _find_or_make(self, group: Group, key: SessionKey, create: bool, ttl_s: float | None) -> Session:
-        if not create:
-            return self._operations.sessions.get(key)
-        # In this order, because in bulk most of them are new.
-        try:
-            return self._operations.create(key, group.model, group.batch_size, ttl_s)
-        except SessionExistsError:
-            return self._operations.sessions.get(key)
+    async def _open_some(
+        self, group: Group, request: stream_pb2.Open, names: Sequence[str], handles: Sequence[int], ttl_s: float | None
+    ) -> list[Outcome]:
+        """Opens names under handles; for each the session, or why it is not opened."""
+        keys: dict[int, SessionKey] = {}
+        outcomes: dict[int, Outcome] = {}
+        for place, (name, handle) in enumerate(zip(names, handles, strict=True)):
+            try:
+                keys[place] = SessionKey(self._tenant, session_id_of(name, "names"))
+                if handle in group.handles:
+                    raise FieldInvalidError(f"handles: {handle} is in use in group {request.group} already")
+            except CellServeError as error:
+                keys.pop(place, None)
+                outcomes[place] = error
+        found = await self._operations.open(
+            list(keys.values()), group.model, group.batch_size, ttl_s, create=request.create_if_missing
+        )
+        for place, outcome in zip(keys, found, strict=True):
+            try:
+                outcomes[place] = group.take(names[place], handles[place], outcome)
+                self._handles_in_use += 1
+            except CellServeError as error:
+                outcomes[place] = error
+        return [outcomes[place] for place in range(len(names))]
 
 
 def _require_distinct(values: Sequence[object], field: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from cellserve.v1 import stream_pb2
 from cellserve_server.config import ServerConfig
-from cellserve_server.models import ModelRepository
+from cellserve_server.model_finder import ModelFinder
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
 from cellserve_server.stream import StepStream
@@ -24,7 +24,7 @@ class Streams:
     """
 
     def __init__(
-        self, config: ServerConfig, models: ModelRepository, operations: SessionOperations, refusals: Refusals
+        self, config: ServerConfig, models: ModelFinder, operations: SessionOperations, refusals: Refusals
     ) -> None:
         self._config = config
         self._models = models

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -25,11 +26,13 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.lanes import Lane
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel
+from cellserve_server.records import encode_states
 from cellserve_server.runs import OutputMode, Run
 from cellserve_server.scheduler import Scheduler, Taken
 from cellserve_server.seats import Seats
 from cellserve_server.session import Session
-from cellserve_server.ticks import Committed, Gathered, Part, commit, gather
+from cellserve_server.state_writer import StateWriter
+from cellserve_server.ticks import Committed, Gathered, Part, commit, gather, next_records
 
 
 class Owner(Protocol):
@@ -65,6 +68,15 @@ class Owner(Protocol):
 
     def go_on(self, session: Session) -> None:
         """Lets what waits for a session begin."""
+        ...
+
+    def note_moved(self) -> None:
+        """States in memory have moved on."""
+        ...
+
+    @property
+    def writer(self) -> StateWriter | None:
+        """Where states are written before steps are answered; None: nowhere."""
         ...
 
 
@@ -166,12 +178,34 @@ class TickLoop:
                 if narrowed is None:
                     return
                 batch, outputs, leaves = narrowed
+            if self._owner.writer is not None:
+                self._write(self._owner.writer, lane, batch, outputs, leaves)
+                self._metrics.tick(lane.label, rows, time.perf_counter() - started)
+                return
             done = commit(batch, leaves, self._clock())
         except Exception as error:  # Nothing in a tick raises on purpose: a bug of ours, or no memory.
             await self._isolate(lane, seats, parts, runs, error)
             return
+        self._owner.note_moved()
         self._answer(lane, batch, outputs, leaves, done)
         self._metrics.tick(lane.label, rows, time.perf_counter() - started)
+
+    def _write(
+        self, writer: StateWriter, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]
+    ) -> None:
+        """Has the states after a tick written; ticks of other sessions go on meanwhile."""
+        records = next_records(batch, self._clock())
+        sessions = [session for seat in batch.taken.tolist() if (session := batch.seats.occupants[seat]) is not None]
+        assert len(sessions) == len(records), "all sessions of a tick live"
+        states = encode_states(records, leaves, batch.seats.rows)
+        writer.add(sessions, records, states, partial(self._written, lane, batch, outputs, leaves))
+
+    def _written(self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array]) -> None:
+        """The store has the states after a tick, but for those sessions that are out of memory now."""
+        narrowed = self._without_the_ended(lane, batch, outputs, leaves)
+        if narrowed is not None:
+            batch, outputs, leaves = narrowed
+            self._answer(lane, batch, outputs, leaves, commit(batch, leaves, self._clock()))
 
     def _answer(self, lane: Lane, batch: Gathered, outputs: list[Array], leaves: list[Array], done: Committed) -> None:
         rows = batch.seats.rows

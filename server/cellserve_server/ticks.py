@@ -105,6 +105,17 @@ def commit(batch: Gathered, leaves: Sequence[Array], now: float) -> Committed:
         now: unix seconds; the sessions' expiry is put off.
     """
     seats, index = batch.seats, batch.taken
+    records = next_records(batch, now)
+    seats.slab.write(seats.places(index, records[:, FLAGS]), leaves)
+    waiting = records[:, FLAGS] & WAITING
+    seats.records[index] = records
+    occupants = (seats.occupants[seat] for seat in index[waiting != 0]) if np.count_nonzero(waiting) else ()
+    return Committed(records[:, STEP_COUNT].copy(), [session for session in occupants if session is not None])
+
+
+def next_records(batch: Gathered, now: float) -> Array:
+    """The records that the sessions of a tick have once it is committed, int64 ``[steps, COLUMNS]``."""
+    seats, index = batch.seats, batch.taken
     run_ids = [part.block.run_ids[part.steps] for part in batch.parts]
     digests = [part.block.digests[part.steps] for part in batch.parts]
     if batch.runs:
@@ -112,18 +123,14 @@ def commit(batch: Gathered, leaves: Sequence[Array], now: float) -> Committed:
         digests.append(np.array([run.input_digest for run in batch.runs], dtype=np.uint64))
     records = seats.records.take(index, axis=0)
     floats, unsigned = records.view(np.float64), records.view(np.uint64)
-    seats.slab.write(seats.places(index, records[:, FLAGS]) ^ 1, leaves)
-    waiting = records[:, FLAGS] & WAITING
     records[:, RUN_FIRST] = records[:, STEP_COUNT]
     records[:, RUN_STEPS] = 1
     records[:, STEP_COUNT] += 1
-    records[:, FLAGS] = (records[:, FLAGS] ^ PLACE) & ~BUSY
+    records[:, FLAGS] = (records[:, FLAGS] ^ PLACE) & ~BUSY | seats.moved
     unsigned[:, RUN_ID] = _joined(run_ids)
     unsigned[:, RUN_DIGEST] = _joined(digests)
     floats[:, EXPIRE] = floats[:, TTL] + now
-    seats.records[index] = records
-    occupants = (seats.occupants[seat] for seat in index[waiting != 0]) if np.count_nonzero(waiting) else ()
-    return Committed(records[:, STEP_COUNT].copy(), [session for session in occupants if session is not None])
+    return records
 
 
 def _joined(pieces: Sequence[Array]) -> Array:

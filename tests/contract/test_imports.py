@@ -24,7 +24,7 @@ PACKAGES = {
 }
 LINEAR_ALGEBRA = {"dot", "vdot", "inner", "outer", "matmul", "einsum", "tensordot", "linalg", "matvec", "vecmat"}
 # Where the server meets grpc: the RPCs, what stands around them, start and stop, and the health probe.
-GRPC_MODULES = {"service", "model_service", "interceptors", "app", "healthcheck"}
+GRPC_MODULES = {"service", "model_service", "peer_service", "peers", "interceptors", "app", "healthcheck"}
 # From the top to the bottom; a module never imports one from a layer above its own. What is not listed is in between.
 LAYERS = [
     {"cli"},

@@ -15,10 +15,12 @@ from cellserve.cells import BasicRNNCell
 from cellserve.specs import describe
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
+from cellserve_server.keeper import MemoryKeeper
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel, ModelRepository, draft_model
 from cellserve_server.operations import SessionOperations
+from cellserve_server.residents import Birth, Residents
 from cellserve_server.runs import Run
 from cellserve_server.session import Session
 from tests.clocks import ManualClock
@@ -36,15 +38,17 @@ class Bench:
         self.models = ModelRepository(Path("absent"), self.config, self.clock)
         self.metrics = Metrics()
         ids = itertools.count(1)
+        self.residents = Residents(self.config, self.models, self.metrics, self.clock, lambda: f"uid-{next(ids)}")
+        keeper = MemoryKeeper(self.residents, self.metrics)
         self.operations = SessionOperations(
-            self.config, self.models, self.metrics, self.clock, lambda: f"uid-{next(ids)}"
+            self.residents, keeper, lambda: f"uid-{next(ids)}", self.config.default_ttl_s
         )
         self.engine = self.operations.engine
         description = describe(BasicRNNCell(UNITS), DEPTH, np.dtype(np.float32))
         self.model: LoadedModel = self.models.adopt("default", draft_model(description, seed=1), None)
 
-    def session(self, name: str = "s", batch_size: int = 0) -> Session:
-        return self.operations.create(SessionKey("default", name), self.model, batch_size)
+    def session(self, name: str = "s", batch_size: int = 0, ttl_s: float = 3600.0) -> Session:
+        return self.residents.seat(Birth(SessionKey("default", name), self.model, batch_size, ttl_s))
 
     def run(self, session: Session | None, steps: int = 1, rows: int = 1, seed: int = 0, **options: Any) -> Run:
         inputs = np.random.default_rng(seed).standard_normal((rows, steps, DEPTH)).astype(np.float32)
@@ -66,7 +70,7 @@ def drive(test: Callable[[Bench], Awaitable[None]], **settings: Any) -> None:
         try:
             await test(bench)
         finally:
-            bench.operations.stop()
+            bench.residents.stop()
             await bench.engine.stop()
 
     asyncio.run(main())

@@ -364,7 +364,7 @@ def test_what_waits_behind_a_block_has_its_turn() -> None:
         run = bench.run(stream.sessions[1], steps=3)
         done = submit_all(bench, [run])
         read = asyncio.create_task(bench.operations.read(stream.sessions[0].key, with_state=True))
-        deleted = bench.operations.delete(stream.sessions[2].key)
+        deleted = asyncio.create_task(bench.operations.delete(stream.sessions[2].key))
         await until(lambda: answers.complete and bool(done))
         assert answers.step_counts == dict.fromkeys(range(3), 1)
         assert stream.sessions[1].step_count == 4

@@ -21,7 +21,6 @@ from cellserve.errors import (
 )
 from cellserve.specs import ArraySpec, Bidirectional, ModelDescription
 from cellserve_server.cells import Network
-from cellserve_server.keys import SessionKey
 from cellserve_server.models import draft_model
 from cellserve_server.runs import OutputMode, Run
 from cellserve_server.session import SessionSnapshot
@@ -446,7 +445,7 @@ def test_ending_a_models_sessions_drops_their_runs_and_rows() -> None:
         runs = [bench.run(session, steps=1000), bench.run(session)]
         done = submit_all(bench, runs)
         await until(lambda: runs[0].position > 3)
-        bench.operations.end_sessions_of(bench.model)
+        bench.residents.end_sessions_of(bench.model)
         await until(lambda: len(done) == 2)
         assert {type(run.error) for run in runs} == {SessionNotFoundError}
         assert all("unloaded" in run.error.message for run in runs if run.error)
@@ -528,14 +527,14 @@ def test_one_timer_is_enough_for_all_that_expires(monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(loop, "call_later", noted)
         for number in range(2500):
-            bench.operations.create(SessionKey("default", f"s{number}"), bench.model, 0, ttl_s=5 + number % 3)
+            bench.session(f"s{number}", ttl_s=5 + number % 3)
         bench.clock.advance(100)
-        bench.operations.expire_now()
+        bench.residents.expire_now()
         bench.session("made between")
         await until(lambda: len(bench.operations.sessions) == 1)
         assert min(delay for delay, _ in armed) >= 1
         assert sum(not handle.cancelled() for _, handle in armed) <= 2
-        bench.operations.stop()
+        bench.residents.stop()
         assert all(handle.cancelled() or handle.when() <= loop.time() for _, handle in armed)
 
     drive(test)

@@ -1,0 +1,173 @@
+"""Puts together how a server keeps its sessions, and runs what that takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from cellserve.errors import StoreUnavailableError
+from cellserve.v1 import session_pb2
+from cellserve_server.config import ServerConfig
+from cellserve_server.flusher import Flusher
+from cellserve_server.keeper import Keeper, MemoryKeeper
+from cellserve_server.metrics import Metrics
+from cellserve_server.model_finder import ModelFinder
+from cellserve_server.models import ModelRepository
+from cellserve_server.peers import Peers
+from cellserve_server.residents import Residents
+from cellserve_server.seats import DIRTY
+from cellserve_server.state_writer import StateWriter
+from cellserve_server.store_keeper import StoreKeeper
+from cellserve_server.stored_models import StoredModels
+from cellserve_server.stores.base import Store
+from cellserve_server.takeover import Takeover
+
+SWEPT_AT_ONCE = 1000
+SWEEP_S = 30.0
+
+
+class Keeping:
+    """How a server keeps its sessions.
+
+    Args:
+        config: the settings.
+        store: where sessions are kept; a volatile one is not written to.
+        residents: the sessions in memory.
+        models: the models.
+        metrics: told of what the store does.
+        clock: unix seconds, never going back.
+        new_id: makes uids.
+        on_bug: called with an error after which the server is of no more use.
+
+    Attributes:
+        keeper: finds, makes and ends sessions.
+        stored: the same, where there is a store; None elsewhere.
+        models: the defined models in the store; None: there is none.
+        finder: finds models, those in the store too.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        store: Store,
+        residents: Residents,
+        models: ModelRepository,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+        on_bug: Callable[[BaseException], None],
+    ) -> None:
+        self.stored: StoreKeeper | None = None
+        self.models: StoredModels | None = None
+        self._config = config
+        self._store = store
+        self._engine = residents.engine
+        self._on_bug = on_bug
+        self._peers = Peers(config.takeover_timeout_ms / 1000, clock)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._log = structlog.get_logger("cellserve.keeping")
+        self.finder = ModelFinder(models, None)
+        if store.is_volatile:
+            self.keeper: Keeper = MemoryKeeper(residents, metrics)
+            return
+        self.models = StoredModels(store, models, config.max_ttl_s, clock)
+        self.finder = ModelFinder(models, self.models)
+        takeover = Takeover(
+            store,
+            residents,
+            self.finder,
+            self._peers,
+            metrics,
+            clock,
+            tombstone_ttl_s=config.tombstone_ttl_s,
+            loses_steps=config.durability == "async",
+        )
+        self.keeper = self.stored = StoreKeeper(config, store, residents, takeover, self._peers, metrics, clock, new_id)
+        if config.durability == "sync":
+            self._engine.writer = StateWriter(store, metrics, self.stored.on_fenced, self.stored.on_doubt, on_bug)
+        else:
+            self._engine.lanes.moved = DIRTY
+            self.stored.flusher = Flusher(
+                store, self._engine, config.flush_interval_ms / 1000, clock, self._peers, self.stored.on_fenced
+            )
+            self._engine.on_moved = self.stored.flusher.note_change
+
+    async def start(self, own_address: str) -> None:
+        """Opens the store.
+
+        Args:
+            own_address: by which clients and other replicas reach this server.
+
+        Raises:
+            StartError: the store cannot be used.
+        """
+        self._peers.own = own_address
+        await self._store.open()
+        self._log.info("store", store=self._store.url, **self._said())
+        if self.stored is None:
+            return
+        if self.stored.flusher is not None:
+            self._begin("flusher", self.stored.flusher.run())
+        self._begin("store-upkeep", self._look_after_the_store())
+
+    @property
+    def durability(self) -> session_pb2.Durability:
+        """What becomes of sessions when the server ends."""
+        if self.stored is None:
+            return session_pb2.DURABILITY_MEMORY
+        return session_pb2.DURABILITY_SYNC if self.stored.flusher is None else session_pb2.DURABILITY_ASYNC
+
+    def _said(self) -> dict[str, str]:
+        """In one sentence, what a crash of this process loses."""
+        if self.stored is None:
+            return {"crash_loses": "all sessions: they are in the memory of this process and end with it"}
+        if self.stored.flusher is not None:
+            lost_s = 2 * self._config.flush_interval_ms / 1000
+            return {
+                "durability": "async",
+                "crash_loses": f"the steps of the last {lost_s:g} s at most, which the clients concerned are told",
+            }
+        return {"durability": "sync", "crash_loses": "nothing: every step is in the store before it is answered"}
+
+    async def release_all(self) -> None:
+        """The server stops, and nothing is under way: all is written and let go."""
+        if self.stored is None:
+            return
+        try:
+            await self.stored.release_all()
+        except StoreUnavailableError as error:
+            self._log.error("not_released", error=error.message)
+
+    async def stop(self) -> None:
+        """Stops everything and closes the store."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._engine.writer is not None:
+            await self._engine.writer.stop()
+        await self._peers.close()
+        await self._store.close()
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"cellserve-{name}")
+        task.add_done_callback(self._note_end)
+        self._tasks.append(task)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_bug(error)
+
+    async def _look_after_the_store(self) -> None:
+        """Removes what has expired, and keeps the models that sessions need."""
+        assert self.models is not None, "a server with a store keeps models there"
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            with contextlib.suppress(StoreUnavailableError):  # Whoever needs the store is told; here it can wait.
+                swept = SWEPT_AT_ONCE
+                while swept >= SWEPT_AT_ONCE:
+                    swept = await self._store.sweep(SWEPT_AT_ONCE)
+            await self.models.renew()

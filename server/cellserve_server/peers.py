@@ -1,0 +1,76 @@
+"""The other replicas of a fleet: asked to let sessions go that are wanted here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import grpc
+import grpc.aio
+import structlog
+
+from cellserve.v1 import peer_service_pb2, peer_service_pb2_grpc
+from cellserve_server.keys import SessionKey
+
+# One that did not answer is not asked again for so long: its sessions are taken from it at once.
+SILENCE_S = 1.0
+MAX_PEERS = 1024
+MAX_SESSIONS = 10_000
+
+
+class Peers:
+    """The other replicas, by the addresses that records name.
+
+    Args:
+        timeout_s: how long an answer is waited for.
+        clock: seconds, never going back.
+
+    Attributes:
+        own: this replica's address, once it is known.
+    """
+
+    def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
+        self.own = ""
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._silent_until: dict[str, float] = {}
+        self._log = structlog.get_logger("cellserve.peers")
+
+    async def ask_to_release(self, owner: str, sessions: Sequence[tuple[SessionKey, int]]) -> bool:
+        """Asks a replica to let sessions go; whether it has answered. If not, they are to be taken from it.
+
+        Args:
+            sessions: keys with the epochs by which it holds them; none: whether it is there at all.
+        """
+        if self._silent_until.get(owner, 0.0) > self._clock():
+            return False
+        stub = peer_service_pb2_grpc.PeerServiceStub(self._channel(owner))
+        try:
+            for start in range(0, max(len(sessions), 1), MAX_SESSIONS):
+                part = sessions[start : start + MAX_SESSIONS]
+                request = peer_service_pb2.ReleaseSessionsRequest(taker=self.own)
+                for key, epoch in part:
+                    request.sessions.add(tenant=key.tenant, id=key.id, epoch=epoch)
+                await stub.ReleaseSessions(request, timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            self._log.warning("peer_silent", peer=owner, code=error.code().name, sessions=len(sessions))
+            self._silent_until[owner] = self._clock() + SILENCE_S
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            await channel.close()
+
+    def _channel(self, owner: str) -> grpc.aio.Channel:
+        channel = self._channels.get(owner)
+        if channel is None:
+            if len(self._channels) >= MAX_PEERS:
+                # Addresses come and go with their pods: the one known longest is the likeliest to be gone.
+                self._channels.pop(next(iter(self._channels)))
+            # A replica that comes back is to be found again soon.
+            options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+            channel = self._channels[owner] = grpc.aio.insecure_channel(owner, options=options)
+        return channel

@@ -1,0 +1,371 @@
+"""Keeps sessions in a store: what is in memory is a copy that this replica holds until somebody claims it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import structlog
+
+from cellserve.errors import CellServeError, RecordCorruptError, StoreUnavailableError
+from cellserve.tensors import Array
+from cellserve.v1 import record_pb2
+from cellserve_server.config import ServerConfig
+from cellserve_server.flusher import Flusher
+from cellserve_server.keeper import Outcome
+from cellserve_server.keys import SessionKey
+from cellserve_server.metrics import Metrics
+from cellserve_server.models import LoadedModel
+from cellserve_server.peers import Peers
+from cellserve_server.records import decode_meta, encode_meta, encode_states
+from cellserve_server.residents import Birth, Residents
+from cellserve_server.seats import COLUMNS, EXPIRE, STEP_COUNT
+from cellserve_server.session import Kept, Origin, Session, SessionSnapshot
+from cellserve_server.sessions import DOUBTED, MOVED, RELEASED, exists_error
+from cellserve_server.state_writer import GRACE_S
+from cellserve_server.stored_listing import StoredListing
+from cellserve_server.stores.base import Burial, Draft, Held, Rewrite, Store
+from cellserve_server.takeover import Takeover
+
+# So long after a session has moved away, whoever asks for it here is sent there: two replicas that are both asked for
+# a session would otherwise pull it to and fro with every step.
+HOLD_S = 0.25
+RELEASED_AT_ONCE = 1000
+
+T = TypeVar("T")
+
+
+class StoreKeeper:
+    """Keeps sessions in a store.
+
+    Args:
+        config: the settings.
+        store: the store.
+        residents: the sessions in memory.
+        takeover: brings sessions from the store.
+        peers: the other replicas.
+        metrics: told of sessions that are made.
+        clock: unix seconds.
+        new_id: makes uids.
+
+    Attributes:
+        flusher: writes states after steps were answered; None: they are written before.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        store: Store,
+        residents: Residents,
+        takeover: Takeover,
+        peers: Peers,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.flusher: Flusher | None = None
+        self._config = config
+        self._store = store
+        self._residents = residents
+        self._sessions = residents.sessions
+        self._engine = residents.engine
+        self._takeover = takeover
+        self._peers = peers
+        self._metrics = metrics
+        self._clock = clock
+        self._new_id = new_id
+        self._listing = StoredListing(store, self._sessions, clock)
+        self._moved_at: dict[SessionKey, float] = {}  # in the order of their times
+        self._changing: dict[SessionKey, asyncio.Future[None]] = {}
+        self._log = structlog.get_logger("cellserve.keeper")
+
+    # --- as of Keeper ------------------------------------------------------------------------------------------------
+
+    async def find(self, wanted: Sequence[tuple[SessionKey, str]]) -> list[Outcome]:
+        """As ``Keeper.find``."""
+        outcomes: dict[SessionKey, Outcome] = {}
+        missing = self._residents_of([key for key, _ in wanted], outcomes)
+        missing += [key for key, _ in wanted if key in self._changing and key in outcomes]
+        if missing:
+            async with self._alone_with(missing):
+                missing = self._residents_of(missing, outcomes)
+                missing = await self._send_after_those_that_moved(missing, outcomes)
+                if missing:
+                    outcomes |= await self._watched("claim", lambda: self._takeover.bring(missing), missing)
+        return [self._checked(key, uid, outcomes[key]) for key, uid in wanted]
+
+    async def create(self, births: Sequence[Birth]) -> list[Outcome]:
+        """As ``Keeper.create``."""
+        outcomes: dict[SessionKey, Outcome] = {}
+        async with self._alone_with([birth.key for birth in births]):
+            fresh = []
+            for birth in births:
+                if self._sessions.resident(birth.key) is not None:
+                    outcomes[birth.key] = exists_error(birth.key)
+                else:
+                    fresh.append(birth)
+            if fresh:
+                await self._create(fresh, outcomes)
+        return [outcomes[birth.key] for birth in births]
+
+    async def rewrite(
+        self, session: Session, uid: str, step_count: int, leaves: Sequence[Array] | None, origin: Origin
+    ) -> None:
+        """As ``Keeper.rewrite``."""
+        assert session.kept is not None, "sessions of a server with a store have a record there"
+        meta = _meta_of(session.model, session.batch_size, uid, session.ttl_s, session.create_time, origin)
+        expire_time = self._clock() + session.ttl_s
+        state = _state_bytes(session.model, session.rows, step_count, expire_time, leaves)
+        states = (state, b"") if session.place == 0 else (b"", state)
+        held = session.kept.held
+        change = Rewrite(held.ref, held.epoch, encode_meta(meta), states, expire_time + GRACE_S)
+        async with self._nothing_on_its_way():
+            await self._change(session, "rewrite", lambda: self._store.rewrite([change]))
+        session.kept = Kept(held, origin)
+
+    async def bury(self, session: Session, origin: Origin) -> None:
+        """As ``Keeper.bury``."""
+        assert session.kept is not None, "sessions of a server with a store have a record there"
+        meta = record_pb2.SessionRecord(
+            uid=session.uid,
+            ended="deleted",
+            request_id=origin.request_id,
+            request_fingerprint=origin.fingerprint,
+        )
+        held = session.kept.held
+        until = self._clock() + self._config.tombstone_ttl_s
+        burial = Burial(held.ref, held.epoch, encode_meta(meta), until)
+        # Whoever looks for the key meanwhile finds it gone.
+        async with self._alone_with([session.key]), self._nothing_on_its_way():
+            await self._change(session, "bury", lambda: self._store.bury([burial]))
+
+    async def was_deleted_by(self, key: SessionKey, origin: Origin) -> bool:
+        """As ``Keeper.was_deleted_by``."""
+        (found,) = await self._store.look([key])
+        if found is None or not found.tombstone:
+            return False
+        with contextlib.suppress(RecordCorruptError):  # Then it is not known, and the caller is told that it has gone.
+            meta = decode_meta(found.tombstone)
+            return Origin(meta.request_id, meta.request_fingerprint) == origin
+        return False
+
+    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+        """As ``Keeper.list_after``."""
+        return await self._listing.page(tenant, after_id, limit, model)
+
+    # --- letting go --------------------------------------------------------------------------------------------------
+
+    async def let_go(self, key: SessionKey, epoch: int, taker: str) -> bool:
+        """Another replica wants a session: it goes once what is under way is over, and is in the store.
+
+        Returns:
+            Whether it was here, held by this epoch.
+
+        Raises:
+            StoreUnavailableError: it could not be written; it stays.
+        """
+        session = self._sessions.resident(key)
+        if session is None or session.kept is None or session.kept.held.epoch != epoch:
+            return False
+        async with self._engine.holding(session):
+            if session.ended:
+                return False
+            if self.flusher is not None:
+                await self.flusher.flush_one(session)
+            if not session.ended:
+                self._depart(session, MOVED, taker)
+        return True
+
+    async def on_fenced(self, sessions: Sequence[Session]) -> None:
+        """The store has refused states of these sessions: another replica has them."""
+        if not sessions:
+            return
+        keys = [session.key for session in sessions]
+        try:
+            found = await self._store.look(keys)
+        except StoreUnavailableError:
+            found = [None] * len(keys)  # Then the callers are not told where, only that it has moved.
+        self._metrics.fenced(len(keys))
+        self._log.warning("fenced", sessions=len(keys), example=keys[0].id)
+        for session, what in zip(sessions, found, strict=True):
+            if not session.ended:
+                self._depart(session, MOVED, "" if what is None else what.owner)
+
+    def on_doubt(self, sessions: Sequence[Session], error: StoreUnavailableError) -> None:
+        """It is not known what the store has of these sessions: it is read again when they are asked for."""
+        self._metrics.store_failed("write")
+        self._log.warning("store_write_failed", sessions=len(sessions), error=error.message)
+        for session in sessions:
+            self._depart(session, DOUBTED)
+
+    async def release_all(self) -> None:
+        """The server stops, and nothing is under way: all is written, and nobody has to be asked for it any more.
+
+        Raises:
+            StoreUnavailableError: some of it is not.
+        """
+        if self.flusher is not None:
+            await self.flusher.flush()
+        sessions = list(self._sessions)
+        for start in range(0, len(sessions), RELEASED_AT_ONCE):
+            part = [session for session in sessions[start : start + RELEASED_AT_ONCE] if not session.ended]
+            held = [session.kept.held for session in part if session.kept is not None]
+            await self._store.release(held)
+            for session in part:
+                if not session.ended:
+                    self._depart(session, RELEASED)
+
+    def _depart(self, session: Session, cause: str, new_owner: str = "") -> None:
+        self._sessions.depart(session, cause, new_owner)
+        if cause == MOVED:
+            self._moved_at.pop(session.key, None)
+            self._moved_at[session.key] = self._clock()
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _residents_of(self, keys: Sequence[SessionKey], outcomes: dict[SessionKey, Outcome]) -> list[SessionKey]:
+        """Notes the sessions that are in memory; gives the keys of the others."""
+        missing = []
+        for key in keys:
+            session = self._sessions.resident(key)
+            if session is None:
+                missing.append(key)
+            else:
+                outcomes[key] = session
+        return missing
+
+    async def _send_after_those_that_moved(
+        self, keys: Sequence[SessionKey], outcomes: dict[SessionKey, Outcome]
+    ) -> list[SessionKey]:
+        """Sends those after sessions that have just moved to a replica that is there; gives the other keys."""
+        now = self._clock()
+        while self._moved_at and (oldest := next(iter(self._moved_at))) and self._moved_at[oldest] + HOLD_S <= now:
+            del self._moved_at[oldest]
+        left = []
+        is_there: dict[str, bool] = {"": False, self._peers.own: False}
+        for key in keys:
+            owner = self._sessions.new_owners.get(key, "") if key in self._moved_at else ""
+            if owner not in is_there:
+                is_there[owner] = await self._peers.ask_to_release(owner, [])
+            if is_there[owner]:
+                outcomes[key] = self._sessions.moved_error(key)
+            else:
+                left.append(key)
+        return left
+
+    def _checked(self, key: SessionKey, uid: str, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Session):
+            if outcome.ended:  # While the others were looked for.
+                return self._sessions.ended_error(outcome)
+            if uid and uid != outcome.uid:
+                return self._sessions.not_found(key, uid)
+        return outcome
+
+    async def _create(self, births: Sequence[Birth], outcomes: dict[SessionKey, Outcome]) -> None:
+        now = self._clock()
+        uids = [self._new_id() for _ in births]
+        drafts = []
+        for birth, uid in zip(births, uids, strict=True):
+            meta = _meta_of(birth.model, birth.batch_size, uid, birth.ttl_s, now, birth.origin)
+            state = _state_bytes(birth.model, birth.rows, birth.step_count, now + birth.ttl_s, birth.leaves)
+            # Microseconds: no earlier record of the key had as high a number.
+            epoch, expire_time = int(now * 1e6), now + birth.ttl_s + GRACE_S
+            drafts.append(Draft(birth.key, epoch, self._peers.own, encode_meta(meta), (state, b""), expire_time))
+        keys = [birth.key for birth in births]
+        made = await self._watched("create", lambda: self._store.create(drafts), keys)
+        for birth, uid, held in zip(births, uids, made, strict=True):
+            if held is None:
+                outcomes[birth.key] = exists_error(birth.key)
+                continue
+            try:
+                self._residents.make_room([birth])
+                session = self._residents.seat(birth, uid)
+            except CellServeError as error:
+                outcomes[birth.key] = error
+                await self._take_back(uid, held)
+            else:
+                session.kept = Kept(held, birth.origin)
+                outcomes[birth.key] = session
+                self._metrics.session_created()
+
+    async def _take_back(self, uid: str, held: Held) -> None:
+        """There was no room for a session that the store has already."""
+        tombstone = encode_meta(record_pb2.SessionRecord(uid=uid, ended="unknown"))
+        await self._store.bury([Burial(held.ref, held.epoch, tombstone, self._clock())])
+
+    async def _change(self, session: Session, operation: str, change: Callable[[], Awaitable[list[bool]]]) -> None:
+        """Changes a session's record, or sends the session away and raises why."""
+        try:
+            (done,) = await self._watched(operation, change, [session.key])
+        except StoreUnavailableError:
+            if not session.ended:
+                self._depart(session, DOUBTED)
+            raise
+        if not done:
+            await self.on_fenced([session])
+            raise self._sessions.ended_error(session)
+
+    async def _watched(self, operation: str, do: Callable[[], Awaitable[T]], keys: Sequence[SessionKey]) -> T:
+        """Does an operation of the store, counted and, if it fails, logged."""
+        started = time.perf_counter()
+        try:
+            result = await do()
+        except StoreUnavailableError as error:
+            self._metrics.store_failed(operation)
+            self._log.warning("store_failed", operation=operation, sessions=len(keys), error=error.message)
+            raise
+        self._metrics.store_seconds(operation, time.perf_counter() - started)
+        return result
+
+    def _nothing_on_its_way(self) -> contextlib.AbstractAsyncContextManager[object]:
+        """While a record is rewritten no state of the life before may come later."""
+        return contextlib.nullcontext() if self.flusher is None else self.flusher.lock
+
+    @contextlib.asynccontextmanager
+    async def _alone_with(self, keys: Sequence[SessionKey]) -> AsyncIterator[None]:
+        """Nobody else here brings or makes these sessions meanwhile."""
+        while others := {self._changing[key] for key in keys if key in self._changing}:
+            await asyncio.wait(others)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._changing.update(dict.fromkeys(keys, done))
+        try:
+            yield
+        finally:
+            for key in keys:
+                del self._changing[key]
+            done.set_result(None)
+
+
+def _meta_of(
+    model: LoadedModel, batch_size: int, uid: str, ttl_s: float, create_time: float, origin: Origin
+) -> record_pb2.SessionRecord:
+    return record_pb2.SessionRecord(
+        uid=uid,
+        model=model.resource_name,
+        model_digest=model.digest,
+        model_defined=model.tenant is not None,
+        batch_size=batch_size,
+        leaf_sizes=model.leaf_sizes,
+        dtype=np.dtype(model.description.dtype).name,
+        ttl=ttl_s,
+        create_time=create_time,
+        request_id=origin.request_id,
+        request_fingerprint=origin.fingerprint,
+    )
+
+
+def _state_bytes(
+    model: LoadedModel, rows: int, step_count: int, expire_time: float, leaves: Sequence[Array] | None
+) -> bytes:
+    """A state with which a life begins; None: zeros."""
+    record = np.zeros((1, COLUMNS), np.int64)
+    record[0, STEP_COUNT] = step_count
+    record.view(np.float64)[0, EXPIRE] = expire_time
+    if leaves is None:
+        leaves = [np.zeros((rows, size), model.description.dtype) for size in model.leaf_sizes]
+    (state,) = encode_states(record, leaves, rows)
+    return state
