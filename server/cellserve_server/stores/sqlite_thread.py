@@ -1,0 +1,142 @@
+"""A thread with a connection to a SQLite file, and how operations on many records are done in it, damage or none."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
+
+from cellserve.errors import StoreUnavailableError
+from cellserve_server.stores.sqlite_file import Connect, is_damage, is_stale, unavailable
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+R = TypeVar("R")
+
+READING = "BEGIN"
+# The lock for writing is taken before anything is read, so that what a comparison saw still holds when it is set.
+WRITING = "BEGIN IMMEDIATE"
+
+
+class SqliteThread:
+    """Does jobs one after the other on a connection of its own, which is made anew when it has broken.
+
+    Args:
+        name: of the thread.
+        url: of the store, for messages.
+        connect: opens a connection.
+    """
+
+    def __init__(self, name: str, url: str, connect: Connect) -> None:
+        self._url = url
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._executor = ThreadPoolExecutor(1, name)
+        self._is_closed = False
+
+    async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Does a job.
+
+        Raises:
+            StoreUnavailableError: SQLite failed; it says why.
+        """
+        if self._is_closed:
+            raise StoreUnavailableError(f"the store {self._url}: it is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
+
+    async def close(self) -> None:
+        """Lets the connection go once the jobs that were begun are done."""
+        self._is_closed = True
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
+        self._executor.shutdown()
+
+    def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection is None:
+                self._connection = self._connect()
+            return job(self._connection)
+        except sqlite3.Error as error:
+            if is_stale(error) or (self._connection is not None and self._connection.in_transaction):
+                self._drop()
+            raise unavailable(self._url, error) from error
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def transaction(connection: sqlite3.Connection, begin: str, body: Callable[[], T]) -> T:
+    """Does something in a transaction, which is undone when it raises.
+
+    Raises:
+        sqlite3.Error: of the body, or of the transaction's end.
+    """
+    connection.execute(begin)
+    try:
+        result = body()
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    return result
+
+
+class Batch(NamedTuple, Generic[Item, R]):
+    """An operation on many records.
+
+    Attributes:
+        begin: ``READING`` or ``WRITING``.
+        whole: does it for some records, in order.
+        instead: does it for one record that ``whole`` could not do because the file is damaged; may fail likewise.
+        lost: the result for a record of which nothing can be done; may raise ``sqlite3.Error``.
+    """
+
+    begin: str
+    whole: Callable[[sqlite3.Connection, Sequence[Item], float], list[R]]
+    instead: Callable[[sqlite3.Connection, Item, float], R]
+    lost: Callable[[sqlite3.Connection, Item, float], R]
+
+    def apply(self, connection: sqlite3.Connection, items: Sequence[Item], now: float) -> list[R]:
+        """Does it in one transaction; where the file is damaged once more, record by record."""
+        try:
+            return transaction(connection, self.begin, lambda: self.whole(connection, items, now))
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+        return transaction(
+            connection, self.begin, lambda: [self._apply_to_one(connection, item, now) for item in items]
+        )
+
+    def _apply_to_one(self, connection: sqlite3.Connection, item: Item, now: float) -> R:
+        ways: tuple[Callable[[], R], ...] = (
+            lambda: self.whole(connection, (item,), now)[0],
+            lambda: self.instead(connection, item, now),
+        )
+        for way in ways:
+            try:
+                return guarded(connection, way)
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
+        return self.lost(connection, item, now)
+
+
+def guarded(connection: sqlite3.Connection, body: Callable[[], T]) -> T:
+    """Does something within a transaction so that, when it raises, it alone is undone.
+
+    Raises:
+        sqlite3.Error: of the body.
+    """
+    connection.execute("SAVEPOINT one")
+    try:
+        return body()
+    except sqlite3.Error:
+        if connection.in_transaction:  # Some errors end the whole transaction.
+            connection.execute("ROLLBACK TO one")
+        raise
+    finally:
+        if connection.in_transaction:
+            connection.execute("RELEASE one")

@@ -1,0 +1,99 @@
+"""What the SQLite store does beside holding records: listing, counting, sweeping, and the models of clients."""
+
+from __future__ import annotations
+
+import sqlite3
+from functools import partial
+
+from cellserve_server.keys import SessionKey
+from cellserve_server.stores.sqlite_file import is_damage
+from cellserve_server.stores.sqlite_records import delete, latest
+from cellserve_server.stores.sqlite_thread import guarded
+
+
+def read_ids(connection: sqlite3.Connection, tenant: str, after_id: str, limit: int) -> list[tuple[SessionKey, int]]:
+    """The tenant's sessions by name, from the first above ``after_id``, with their ids, living or not."""
+    rows = connection.execute(
+        "SELECT name, id FROM sessions WHERE tenant = ? AND name > ? ORDER BY name LIMIT ?", (tenant, after_id, limit)
+    )
+    return [(SessionKey(tenant, name), ref) for name, ref in rows]
+
+
+def count(connection: sqlite3.Connection, tenant: str) -> int:
+    """How many records the tenant has that are no tombstones, expired ones among them."""
+    (number,) = connection.execute(
+        "SELECT count(*) FROM sessions WHERE tenant = ? AND tombstone IS NULL", (tenant,)
+    ).fetchone()
+    return int(number)
+
+
+def tenants(connection: sqlite3.Connection) -> list[str]:
+    """Everyone who has rows. Asked one after the other, so that nobody's million rows are read."""
+    found: list[str] = []
+    row = connection.execute("SELECT min(tenant) FROM sessions").fetchone()
+    while row[0] is not None:
+        found.append(row[0])
+        row = connection.execute("SELECT min(tenant) FROM sessions WHERE tenant > ?", row).fetchone()
+    return found
+
+
+def sweep(connection: sqlite3.Connection, limit: int, now: float) -> int:
+    """Removes what has expired, and puts off those that only may have; returns how many were removed."""
+    rows = connection.execute(
+        "SELECT id FROM sessions WHERE expire <= ? ORDER BY expire LIMIT ?", (now, limit)
+    ).fetchall()
+    removed = 0
+    for (ref,) in rows:
+        try:
+            removed += guarded(connection, partial(_remove_if_expired, connection, ref, now))
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise  # A record that cannot be read stays; the others go.
+    return (
+        removed
+        + connection.execute(
+            """DELETE FROM models WHERE (tenant, name) IN
+            (SELECT tenant, name FROM models WHERE expire <= ? LIMIT ?)""",
+            (now, limit),
+        ).rowcount
+    )
+
+
+def _remove_if_expired(connection: sqlite3.Connection, ref: int, now: float) -> int:
+    until = latest(
+        *connection.execute(
+            "SELECT (SELECT expire FROM place_0 WHERE id = ?1), (SELECT expire FROM place_1 WHERE id = ?1)", (ref,)
+        ).fetchone()
+    )
+    if until > now:
+        connection.execute("UPDATE sessions SET expire = ? WHERE id = ?", (until, ref))
+        return 0
+    delete(connection, ref)
+    return 1
+
+
+def put_model(connection: sqlite3.Connection, tenant: str, name: str, content: bytes, expire_time: float) -> None:
+    """Keeps a model, at least until then."""
+    connection.execute(
+        """INSERT INTO models (tenant, name, expire, content) VALUES (?, ?, ?, ?)
+        ON CONFLICT (tenant, name) DO UPDATE
+        SET expire = max(models.expire, excluded.expire), content = excluded.content""",
+        (tenant, name, expire_time, content),
+    )
+
+
+def get_model(connection: sqlite3.Connection, tenant: str, name: str, now: float) -> bytes | None:
+    """A model; None: it is not there."""
+    row = connection.execute(
+        "SELECT content FROM models WHERE tenant = ? AND name = ? AND expire > ?", (tenant, name, now)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def keep_model(connection: sqlite3.Connection, tenant: str, name: str, expire_time: float, now: float) -> bool:
+    """Puts a model's expiry off; False: it is not there."""
+    rows = connection.execute(
+        "UPDATE models SET expire = max(expire, ?) WHERE tenant = ? AND name = ? AND expire > ?",
+        (expire_time, tenant, name, now),
+    ).rowcount
+    return rows == 1
