@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from cellserve_server.stores.base import Held, Store, Stored
 from tests.stores.samples import OTHER, OWNER, TENANT, Run, draft, key, make, states_of, write
@@ -21,7 +21,7 @@ def test_a_claim_is_won_once(open_store: Callable[[], Store], run: Run) -> None:
             won += [record for record in await store.claim([(key(id_), 1)], owner) if record is not None]
         return won
 
-    async def race() -> list[list[Stored]]:
+    async def race() -> Sequence[list[Stored]]:
         return await asyncio.gather(
             claim(one, OWNER, IDS), claim(two, OTHER, IDS), claim(two, OTHER, IDS[::-1]), claim(one, OWNER, IDS[::-1])
         )
