@@ -27,7 +27,7 @@ def make_store(url: str, clock: Callable[[], float], *, fsync: bool, timeout_s: 
         StartError: the URL is none of these.
     """
     scheme, _, rest = url.partition(":")
-    if scheme == "memory" and not rest:
+    if url == "memory:":
         return MemoryStore(clock)
     if scheme == "sqlite" and rest:
         return SqliteStore(rest, clock, fsync, timeout_s=timeout_s)

@@ -129,6 +129,8 @@ class RedisLink:
 
     async def close(self) -> None:
         """Lets the connections go once what was begun is done."""
+        if self._is_closed:
+            return
         self._is_closed = True
         await asyncio.to_thread(self._executor.shutdown)
         if self._client is not None:
@@ -275,6 +277,8 @@ class RedisLink:
 
 def _word_of(error: Exception, text: str) -> str:
     """The word of Redis's for what is wrong; empty: none that is known."""
+    if "Authentication required" in text:
+        return "NOAUTH"
     for cls in type(error).__mro__:
         if cls.__name__ in _WORDS_OF_CLASSES:
             return _WORDS_OF_CLASSES[cls.__name__]

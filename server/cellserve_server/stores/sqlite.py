@@ -20,7 +20,7 @@ from cellserve_server.keys import SessionKey
 from cellserve_server.stores import sqlite_records as records
 from cellserve_server.stores import sqlite_upkeep as upkeep
 from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Store, Stored, Write
-from cellserve_server.stores.sqlite_file import PAGE_BYTES, connect, meaning, prepare
+from cellserve_server.stores.sqlite_file import PAGE_BYTES, connect, is_damage, prepare
 from cellserve_server.stores.sqlite_thread import READING, WRITING, Batch, SqliteThread, transaction
 
 Item = TypeVar("Item")
@@ -60,6 +60,7 @@ _REWRITE: Batch[Rewrite, bool] = Batch(WRITING, records.rewrite, _refuse, _refus
 _BURY: Batch[Burial, bool] = Batch(WRITING, records.bury, records.bury_without_places, _refuse)
 _SET_ASIDE: Batch[Burial, bool] = Batch(WRITING, records.set_aside, records.bury_without_places, _refuse)
 _RELEASE: Batch[Held, None] = Batch(WRITING, records.release, lambda *_: None, lambda *_: None)
+_REMOVE: Batch[int, bool] = Batch(WRITING, upkeep.remove_expired, _refuse, _refuse)
 
 
 class SqliteStore(Store):
@@ -108,11 +109,13 @@ class SqliteStore(Store):
             await self._writer.run(lambda connection: prepare(connection, self.url, self._path))
         except StoreUnavailableError as error:
             cause = error.__cause__
-            reason = meaning(cause) if isinstance(cause, sqlite3.Error) else error.message
-            raise StartError(
-                f"--store: {self.url} cannot be opened: {reason}; expected a file that this user may write, "
-                "in a folder that exists"
-            ) from error
+            is_damaged = isinstance(cause, sqlite3.Error) and is_damage(cause)
+            remedy = (
+                "restore it from a copy, move it away, or name another one"
+                if is_damaged
+                else "expected a file that this user may write, in a folder that exists and may be written"
+            )
+            raise StartError(f"--store: {error.message.removeprefix('the store ')}; {remedy}") from error
 
     async def close(self) -> None:
         """Lets the file go. Operations under way are finished."""
@@ -197,7 +200,11 @@ class SqliteStore(Store):
     async def sweep(self, limit: int) -> int:
         """Removes records and models that expired, about so many at most; returns how many."""
         now = self._clock()
-        return await self._write_alone(lambda connection: upkeep.sweep(connection, limit, now))
+        refs = await self._reader.run(partial(upkeep.read_expired, limit=limit, now=now))
+        removed = sum(await self._do(self._writer, _REMOVE, refs))
+        return removed + await self._write_alone(
+            lambda connection: upkeep.remove_expired_models(connection, limit, now)
+        )
 
     async def _do(self, thread: SqliteThread, batch: Batch[Item, R], items: Sequence[Item]) -> list[R]:
         if not items:

@@ -48,6 +48,8 @@ class SqliteThread:
 
     async def close(self) -> None:
         """Lets the connection go once the jobs that were begun are done."""
+        if self._is_closed:
+            return
         self._is_closed = True
         await asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
         self._executor.shutdown()
@@ -100,15 +102,16 @@ class Batch(NamedTuple, Generic[Item, R]):
     lost: Callable[[sqlite3.Connection, Item, float], R]
 
     def apply(self, connection: sqlite3.Connection, items: Sequence[Item], now: float) -> list[R]:
-        """Does it in one transaction; where the file is damaged once more, record by record."""
+        """Does it in one transaction; where the file is damaged once more, in one for each record.
+
+        SQLite never commits a transaction in which it met damage, not even when the statement that did was undone.
+        """
         try:
             return transaction(connection, self.begin, lambda: self.whole(connection, items, now))
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-        return transaction(
-            connection, self.begin, lambda: [self._apply_to_one(connection, item, now) for item in items]
-        )
+        return [self._apply_to_one(connection, item, now) for item in items]
 
     def _apply_to_one(self, connection: sqlite3.Connection, item: Item, now: float) -> R:
         ways: tuple[Callable[[], R], ...] = (
@@ -117,26 +120,8 @@ class Batch(NamedTuple, Generic[Item, R]):
         )
         for way in ways:
             try:
-                return guarded(connection, way)
+                return transaction(connection, self.begin, way)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
         return self.lost(connection, item, now)
-
-
-def guarded(connection: sqlite3.Connection, body: Callable[[], T]) -> T:
-    """Does something within a transaction so that, when it raises, it alone is undone.
-
-    Raises:
-        sqlite3.Error: of the body.
-    """
-    connection.execute("SAVEPOINT one")
-    try:
-        return body()
-    except sqlite3.Error:
-        if connection.in_transaction:  # Some errors end the whole transaction.
-            connection.execute("ROLLBACK TO one")
-        raise
-    finally:
-        if connection.in_transaction:
-            connection.execute("RELEASE one")
