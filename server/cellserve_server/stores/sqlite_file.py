@@ -27,6 +27,8 @@ PAGE_BYTES = 4096
 # Files above this size are not looked through at the start: it would take longer than anybody waits.
 MAX_CHECKED_BYTES = 1 << 30
 MAX_CHECK_LINES = 10
+# A log that grew beyond this under load is cut when it begins anew.
+MAX_IDLE_LOG_BYTES = 64 << 20
 RETRY_AFTER_S = 1.0
 
 # A session is a row of ``sessions`` and one of each place. What every step writes is a row of a place alone, small,
@@ -132,6 +134,7 @@ def connect(path: str, timeout_s: float, fsync: bool, max_pages: int | None) -> 
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
         if max_pages is not None:
             connection.execute(f"PRAGMA max_page_count = {max_pages}")
     except sqlite3.Error:

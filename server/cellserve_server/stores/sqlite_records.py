@@ -85,7 +85,7 @@ def _claim(connection: sqlite3.Connection, item: Claim, now: float) -> Stored | 
         ).fetchone() or (None, 0.0)
         states.append(state)
         expire = latest(expire, until)
-    return _stored(item.key, ref, epoch, item.owner, meta, states, expire)
+    return stored(item.key, ref, epoch, item.owner, meta, states, expire)
 
 
 def claim_without_places(connection: sqlite3.Connection, item: Claim, now: float) -> Stored | None:
@@ -110,7 +110,7 @@ def _raise_epoch(
     return row  # type: ignore[no-any-return]
 
 
-def _stored(
+def stored(
     key: SessionKey, ref: int, epoch: int, owner: str, meta: object, states: Sequence[object], expire: float
 ) -> Stored:
     """A record as it was read; one of which a part is missing has an empty ``meta``, which no sound one has."""
@@ -263,25 +263,6 @@ def release(connection: sqlite3.Connection, held: Sequence[Held], now: float) ->
     return [None] * len(held)
 
 
-def read(connection: sqlite3.Connection, rows: Sequence[tuple[SessionKey, int]], now: float) -> list[Stored | None]:
-    """Records as they are; None: gone, expired or a tombstone."""
-    return [_read(connection, key, ref, now) for key, ref in rows]
-
-
-def _read(connection: sqlite3.Connection, key: SessionKey, ref: int, now: float) -> Stored | None:
-    row = connection.execute(
-        """SELECT s.epoch, s.owner, s.meta, a.state, b.state, s.expire, a.expire, b.expire
-        FROM sessions AS s LEFT JOIN place_0 AS a ON a.id = s.id LEFT JOIN place_1 AS b ON b.id = s.id
-        WHERE s.id = ? AND s.tombstone IS NULL""",
-        (ref,),
-    ).fetchone()
-    if row is None:
-        return None
-    epoch, owner, meta, *states = row[:5]
-    expire = latest(*row[5:])
-    return _stored(key, ref, epoch, owner, meta, states, expire) if expire > now else None
-
-
 def unreadable(key: SessionKey, ref: int = 0, epoch: int = 0, owner: str = "") -> Stored:
     """What stands for a record of which nothing can be read; by the default ``ref`` nothing is ever found."""
     return Stored(key, ref, epoch, owner, b"", (b"", b""), 0.0)
@@ -310,12 +291,3 @@ def cannot_create(connection: sqlite3.Connection, draft: Draft, now: float) -> N
         UnreadableError: always.
     """
     raise UnreadableError("the file is damaged where new records go")
-
-
-def read_without_places(connection: sqlite3.Connection, row: tuple[SessionKey, int], now: float) -> Stored | None:
-    """What stands for a living record whose states cannot be read; None: a tombstone."""
-    key, ref = row
-    found = connection.execute(
-        "SELECT epoch, owner FROM sessions WHERE id = ? AND tombstone IS NULL", (ref,)
-    ).fetchone()
-    return None if found is None else unreadable(key, ref, *found)
