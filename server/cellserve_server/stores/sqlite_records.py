@@ -20,13 +20,14 @@ PLACES = (0, 1)
 _ALIVE = """(sessions.expire > :now
     OR EXISTS (SELECT 1 FROM place_0 WHERE place_0.id = sessions.id AND place_0.expire > :now)
     OR EXISTS (SELECT 1 FROM place_1 WHERE place_1.id = sessions.id AND place_1.expire > :now))"""
+_BURIED = "tombstone = :tombstone, owner = '', expire = :expire"
 
 
 def _update_of(place: int) -> str:
     other = 1 - place
-    return f"""UPDATE place_{place} SET expire = ?1, state = ?2 WHERE id = ?3 AND epoch = ?4 AND (expire > ?5
-        OR EXISTS (SELECT 1 FROM place_{other} AS other WHERE other.id = ?3 AND other.expire > ?5)
-        OR EXISTS (SELECT 1 FROM sessions WHERE sessions.id = ?3 AND sessions.expire > ?5))"""
+    return f"""UPDATE place_{place} SET expire = ?, state = ? WHERE id = ? AND epoch = ? AND (expire > ?
+        OR EXISTS (SELECT 1 FROM place_{other} AS other WHERE other.id = place_{place}.id AND other.expire > ?)
+        OR EXISTS (SELECT 1 FROM sessions WHERE sessions.id = place_{place}.id AND sessions.expire > ?))"""
 
 
 _UPDATES = (_update_of(0), _update_of(1))
@@ -170,7 +171,11 @@ def write(connection: sqlite3.Connection, writes: Sequence[Write], now: float) -
     """Overwrites one state each. False: another holds the record now, or it is gone."""
     changed = 0
     for place in PLACES:
-        rows = [(item.expire_time, item.state, item.ref, item.epoch, now) for item in writes if item.place == place]
+        rows = [
+            (item.expire_time, item.state, item.ref, item.epoch, now, now, now)
+            for item in writes
+            if item.place == place
+        ]
         if rows:
             changed += connection.executemany(_UPDATES[place], rows).rowcount
     if changed == len(writes):
@@ -235,9 +240,6 @@ def _set_aside(connection: sqlite3.Connection, item: Burial, now: float) -> bool
 def bury_without_places(connection: sqlite3.Connection, item: Burial, now: float) -> bool:
     """Puts a tombstone on a record whose states cannot be reached; they stay where they are."""
     return _change(connection, _BURIED, item, now, {"tombstone": item.tombstone}, ":now > 0")
-
-
-_BURIED = "tombstone = :tombstone, owner = '', expire = :expire"
 
 
 def _change(

@@ -78,7 +78,7 @@ def remove_expired(connection: sqlite3.Connection, refs: Sequence[int], now: flo
 def _remove_if_expired(connection: sqlite3.Connection, ref: int, now: float) -> bool:
     until = latest(
         *connection.execute(
-            "SELECT (SELECT expire FROM place_0 WHERE id = ?1), (SELECT expire FROM place_1 WHERE id = ?1)", (ref,)
+            "SELECT (SELECT expire FROM place_0 WHERE id = ?), (SELECT expire FROM place_1 WHERE id = ?)", (ref, ref)
         ).fetchone()
     )
     if until > now:
