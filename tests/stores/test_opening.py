@@ -35,7 +35,17 @@ def test_urls_name_stores(url: str, kind: type, is_volatile: bool, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "url",
-    ["", "memory", "memory:x", "sqlite", "sqlite:", "redis:host", "postgres://u:secret@h/db?password=secret", "/a"],
+    [
+        "",
+        "memory",
+        "memory:x",
+        "sqlite",
+        "sqlite:",
+        "sqlite::memory:",
+        "redis:host",
+        "postgres://u:secret@h/db?password=secret",
+        "/a",
+    ],
 )
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(StartError, match=r"--store: expected memory:, sqlite:PATH, redis://.*; got ") as caught:

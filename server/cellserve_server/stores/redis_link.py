@@ -4,7 +4,7 @@ No other file of the server imports the driver, and this one does so only when a
 
 The driver blocks, in threads; it is not its asyncio variant. Measured with 256 writes of 1,100 bytes in two calls,
 Redis with AOF on the same two cores: 2.1 ms and 0.66 ms of this process's CPU, against 2.5 ms and 1.15 ms. The event
-loop was held up as little.
+loop was held up as little. hiredis packs such a call in 0.13 ms, the driver's own Python in 0.75.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The file of the SQLite store: its layout and versions, how it is opened and looked over, what its errors mean.
 
 Tried with 256 updates of states of 1,100 bytes a transaction, 20,000 sessions, milliseconds a transaction (neighbouring
-sessions / sessions drawn at random; two cores, an SSD):
+sessions / sessions drawn at random; two cores, a virtual disk):
 
 - pages of 4 KiB 0.9 / 3.2, 8 KiB 0.8 / 5.0, 16 KiB 0.8 / 10: a commit writes every page that it touches, and a tick's
   sessions are neighbours only if they were made together;
