@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,17 @@ def test_urls_name_stores(url: str, kind: type, is_volatile: bool, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "url",
-    ["", "memory", "memory:x", "sqlite", "sqlite:", "redis:host", "postgres://u:secret@h/db?password=secret", "/a"],
+    [
+        "",
+        "memory",
+        "memory:x",
+        "sqlite",
+        "sqlite:",
+        "sqlite::memory:",
+        "redis:host",
+        "postgres://u:secret@h/db?password=secret",
+        "/a",
+    ],
 )
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(StartError, match=r"--store: expected memory:, sqlite:PATH, redis://.*; got ") as caught:
@@ -42,6 +53,26 @@ def test_other_urls_are_refused(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_passwords_are_not_shown() -> None:
-    store = make_store("redis://user:secret@host:1/2?password=secret", ManualClock(), fsync=False, timeout_s=1.0)
-    assert store.url == "redis://user:***@host:1/2"
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:secret@host:1/2?password=secret", "redis://user:***@host:1/2"),
+        ("rediss://:secret@host", "rediss://:***@host"),
+        ("redis://secret@host/0", "redis://***@host/0"),
+        ("redis://:secret/secret@host/0", "redis://***"),
+        ("redis://:secret#secret@host/0", "redis://***"),
+        ("redis://host/0?password=secret@secret", "redis://***"),
+        ("redis://host/0?password=secret", "redis://host/0"),
+    ],
+)
+def test_passwords_are_not_shown(url: str, shown: str) -> None:
+    assert make_store(url, ManualClock(), fsync=False, timeout_s=1.0).url == shown
+
+
+@pytest.mark.parametrize("url", ["redis://:secret/x@host/0", "redis://:secret#x@host", "redis://host/zero"])
+def test_urls_that_are_not_understood(url: str) -> None:
+    store = make_store(url, ManualClock(), fsync=False, timeout_s=1.0)
+    with pytest.raises(StartError, match=r"--store: redis://.*the URL is not understood") as caught:
+        asyncio.run(store.open())
+    assert "secret" not in str(caught.value)
+    asyncio.run(store.close())

@@ -156,6 +156,7 @@ def test_the_log_is_brought_in_beside_the_writing(
     open_sqlite: OpenSqlite, run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "CHECKPOINT_PAGES", 200)
+    monkeypatch.setattr(sqlite, "MAX_LOG_PAGES", 400)
     store = open_sqlite()
     held = run(make(store, *IDS[:100]))
     for number in range(100):

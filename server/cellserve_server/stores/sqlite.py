@@ -31,10 +31,9 @@ OLDEST_SQLITE = (3, 24)
 DEFAULT_TIMEOUT_S = 2.0
 # The log is brought into the file when about so much of it was written: 32 MiB.
 CHECKPOINT_PAGES = 8192
-# It begins anew once nothing of it is left over, for which the writing thread has to lend a hand: with this at most,
-# a few milliseconds, unless after some rounds there is still more.
-CHECKPOINT_REST_PAGES = 1024
-CHECKPOINT_ROUNDS = 3
+# The log begins anew at a write that finds all of it brought in, and under load none does: more is written meanwhile.
+# When it has grown to 256 MiB, the writing thread brings in the rest itself, and writes wait.
+MAX_LOG_PAGES = 65_536
 
 
 def _refuse(_: sqlite3.Connection, __: object, ___: float) -> bool:
@@ -52,7 +51,7 @@ _CLAIM: Batch[records.Claim, Stored | None] = Batch(
     lambda _, claim, __: records.unreadable(claim.key, epoch=claim.epoch + 1, owner=claim.owner),
 )
 _READ: Batch[tuple[SessionKey, int], Stored | None] = Batch(
-    READING, records.read, records.read_without_places, lambda _, row, __: records.unreadable(*row)
+    READING, upkeep.read, upkeep.read_without_places, lambda _, row, __: records.unreadable(*row)
 )
 _CREATE: Batch[Draft, Held | None] = Batch(WRITING, records.create, records.create_nothing, records.cannot_create)
 _WRITE: Batch[Write, bool] = Batch(WRITING, records.write, _refuse, _refuse)
@@ -225,16 +224,14 @@ class SqliteStore(Store):
     async def _bring_in(self) -> None:
         """Brings the log into the file beside the writing, and lets it begin anew."""
         try:
-            for _ in range(CHECKPOINT_ROUNDS):
-                if await self._checkpointer.run(_checkpoint) <= CHECKPOINT_REST_PAGES:
-                    break
-            await self._writer.run(_checkpoint)
+            if await self._checkpointer.run(_checkpoint) >= MAX_LOG_PAGES:
+                await self._writer.run(_checkpoint)
         except StoreUnavailableError as error:
             # The records are safe in the log; it is tried again when as much more was written.
             self._log.warning("store_checkpoint_failed", store=self.url, error=error.message)
 
 
 def _checkpoint(connection: sqlite3.Connection) -> int:
-    """Brings into the file what it can without keeping anyone waiting; returns the pages that are left in the log."""
-    _, logged, done = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    return int(logged) - int(done)
+    """Brings into the file what it can without keeping anyone waiting; returns how many pages the log had by then."""
+    _, logged, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return int(logged)
