@@ -121,7 +121,7 @@ class FakeReplica(recurrent_service_pb2_grpc.RecurrentServiceServicer, model_ser
         self._server = grpc.aio.server()
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(self, self._server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(self, self._server)
-        check = grpc.unary_unary_rpc_method_handler(self._check)
+        check: Any = grpc.unary_unary_rpc_method_handler(self._check)
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),)
         )
