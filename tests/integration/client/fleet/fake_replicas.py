@@ -263,7 +263,8 @@ class FakeReplica(recurrent_service_pb2_grpc.RecurrentServiceServicer, model_ser
                         answers.put_nowait(answer)
             except ConnectionAbortedError:
                 pass  # The stream ends, without an answer to what was applied.
-            answers.put_nowait(None)
+            finally:
+                answers.put_nowait(None)
 
         taking = asyncio.ensure_future(take())
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -34,6 +35,8 @@ from tests.servers import LoopThread
 FRAME = np.array([0.25, 0.5], np.float32)
 AT_ONCE = RetryPolicy(first_delay_s=0.001, max_delay_s=0.01)
 Connect = Callable[..., Server]
+# So many sessions that each of three replicas surely has some, whatever their ports are.
+MANY = 48
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def moved(owner: FakeReplica | None) -> SessionMovedError:
 
 def test_each_session_has_one_replica_the_same_for_every_client(connected: Connect, fleet: FakeFleet) -> None:
     remote, other = connected(), connected(",".join(reversed(fleet.address.split(","))))
-    for number in range(12):
+    for number in range(MANY):
         session = remote.session("adder", session_id=f"s{number}")
         step(session, 1)
         again = other.open_session(session.id)
@@ -311,6 +314,22 @@ def test_a_replica_without_its_store_is_left_after_some_answers(remote: Server, 
     assert here.stepped.total() == 3
 
 
+def test_a_step_that_is_given_up_while_a_stream_is_begun_holds_no_later_one_up(
+    connected: Connect, fleet: FakeFleet
+) -> None:
+    replica = fleet.replicas[0]
+    session: Any = connected(replica.address).session("adder")
+    step(session, 1)
+    fleet.run(replica.stop())
+    with (
+        socket.create_server(("127.0.0.1", replica.port)),  # It takes connections and says nothing.
+        pytest.raises((DeadlineExceededError, UnavailableError)),
+    ):
+        session.step(FRAME, timeout_s=0.15)
+    fleet.run(replica.start())
+    step(session, 2)
+
+
 def test_nobody_anywhere_is_told_soon(connected: Connect, fleet: FakeFleet) -> None:
     fleet.close()
     remote = connected(None, None)
@@ -326,10 +345,10 @@ def test_a_model_that_the_client_defined_is_made_where_it_is_not_known(remote: S
         replica.knows_model = False
     cell = remote.cell(rnn.BasicRNNCell(1), input_size=2)
     assert sum(replica.defined for replica in fleet.replicas) == 1
-    for number in range(12):
+    for number in range(MANY):
         step(cell.session(session_id=f"s{number}"), 1)
-    with remote.session_group(cell, 12) as group:
-        group.step(np.zeros((12, 2), np.float32))
+    with remote.session_group(cell, MANY) as group:
+        group.step(np.zeros((MANY, 2), np.float32))
     assert [replica.defined for replica in fleet.replicas] == [1, 1, 1]
 
 
@@ -397,7 +416,7 @@ def test_a_session_that_moved_behind_a_proxy_is_asked_for_again(connected: Conne
 
 # --- groups ----------------------------------------------------------------------------------------------------------
 
-COUNT = 24
+COUNT = MANY
 
 
 @pytest.fixture
