@@ -18,14 +18,21 @@ from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
-from cellserve.errors import DeadlineExceededError, SessionNotFoundError, StepOutOfOrderError
+from cellserve.errors import (
+    DeadlineExceededError,
+    SessionNotFoundError,
+    StateRolledBackError,
+    StepOutOfOrderError,
+)
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import session_pb2
+from cellserve_client import methods
 from cellserve_client.deadlines import Deadline
+from cellserve_client.fleet import Fleet
+from cellserve_client.methods import Method
 from cellserve_client.outcomes import Attempts
 from cellserve_client.session_info import SESSIONS_PREFIX
 from cellserve_client.streaming.lanes import Lane, LostRun, Outcome
-from cellserve_client.transport import Transport
 
 # How long the stream is waited for to tell what became of a lost step, before the server is asked.
 PATIENCE_S = 0.2
@@ -47,20 +54,34 @@ class Account:
 
     Attributes:
         lane: the session's place on the stream, with its name, life and step count.
+        route: which replica its requests go to.
+        model: the model version that it runs on, by name.
+        has_to_look: the fleet has changed: the next step looks first whether it goes to another replica.
         is_taken: somebody has the turn.
         is_free: nobody has, nothing is unsettled, and the session steps on the stream: whoever makes this False and
             ``is_taken`` True has the turn and can submit a step without asking anything else.
     """
 
-    def __init__(self, transport: Transport, session: session_pb2.Session) -> None:
+    def __init__(self, fleet: Fleet, session: session_pb2.Session) -> None:
         self.lane = Lane(session.name, session.uid, session.step_count)
+        self.route = fleet.route(session.name.removeprefix(SESSIONS_PREFIX))
+        self.model = session.model
+        self.has_to_look = False
         self.is_taken = False
         self.is_free = False
         self._waiting: deque[asyncio.Future[None]] | None = None
-        self._transport = transport
+        self._fleet = fleet
         self._unsettled: _Unsettled | None = None
         self._doubted: list[_Unsettled] = []  # lost runs that were not applied when that was asked; they may come late
         self._ended = ""
+        # Held, so that a replica that does not know the model can be told it as long as the session lives.
+        self._made_model = fleet.made_models.of(session.model)
+        fleet.watch(self)
+
+    def note_changed_fleet(self) -> None:
+        """As of ``Watcher``."""
+        self.has_to_look = True
+        self.is_free = False
 
     @property
     def id(self) -> str:
@@ -143,7 +164,13 @@ class Account:
                 return
         self.is_taken = False
         lane = self.lane
-        self.is_free = lane.group is not None and self._unsettled is None and not lane.alone_on and not self._ended
+        self.is_free = (
+            lane.group is not None
+            and self._unsettled is None
+            and not lane.alone_on
+            and not self._ended
+            and not self.has_to_look
+        )
 
     def require_not_ended(self) -> None:
         """Raises ``SessionNotFoundError`` when the session was closed or detached here."""
@@ -160,7 +187,7 @@ class Account:
 
     async def apply(
         self,
-        method: Callable[..., Awaitable[Any]],
+        method: Method,
         request: pb.StepRequest | pb.RunSequenceRequest,
         steps: int,
         deadline: Deadline,
@@ -174,7 +201,11 @@ class Account:
         """
         attempts = Attempts(may_be_applied)
         try:
-            answer = await self._transport.invoke(method, request, deadline, attempts)
+            answer = await self.invoke(method, request, deadline, attempts)
+        except StateRolledBackError as error:
+            self._note_ambiguous(attempts, steps, request.run_id)
+            self.roll_back(error)
+            raise
         except StepOutOfOrderError:
             if not attempts.ambiguous and await self.was_lost_run(deadline):
                 request.expected_step = self.step_count
@@ -187,21 +218,36 @@ class Account:
         self.lane.step_count = answer.step_count
         return answer
 
+    async def invoke(
+        self, method: Method, request: Message, deadline: Deadline, attempts: Attempts | None = None
+    ) -> Any:
+        """Sends a request on this session, wherever that is. Returns the answer."""
+        return await self._fleet.invoke(method, request, deadline, attempts, way=self.route, model=self.model)
+
+    def roll_back(self, error: StateRolledBackError) -> None:
+        """The server has lost steps: its count is the truth from now on. The run that was told so was not applied."""
+        if error.step_count < 0:
+            return
+        if self._unsettled is not None and self._unsettled.run_id:
+            self._doubt(self._unsettled)  # An earlier attempt of it may still be under way.
+        self._unsettled = None
+        self.lane.step_count = error.step_count
+
     def _note_ambiguous(self, attempts: Attempts, steps: int, run_id: int) -> None:
         if attempts.ambiguous:
             self._unsettled = _Unsettled(steps, run_id)
 
-    async def change(self, method: Callable[..., Awaitable[Any]], request: Message, deadline: Deadline) -> None:
+    async def change(self, method: Method, request: Message, deadline: Deadline) -> None:
         """Sends what begins a new life of the session (a reset, a new state) and takes it over."""
 
         async def repeat(later: Deadline) -> session_pb2.Session:
-            answer = await self._transport.invoke(method, request, later)
+            answer = await self.invoke(method, request, later)
             session: session_pb2.Session = answer.session
             return session
 
         attempts = Attempts()
         try:
-            answer = await self._transport.invoke(method, request, deadline, attempts)
+            answer = await self.invoke(method, request, deadline, attempts)
         except BaseException:
             if attempts.ambiguous:
                 self._unsettled = _Unsettled(0, 0, repeat)
@@ -227,15 +273,14 @@ class Account:
     async def read(self, view: session_pb2.SessionView, deadline: Deadline) -> session_pb2.Session:
         """What the server says the session is, behind the runs that it has taken before."""
         request = pb.GetSessionRequest(name=self.name, view=view)
-        answer: pb.GetSessionResponse = await self._transport.invoke(
-            self._transport.recurrent.GetSession, request, deadline
-        )
+        answer: pb.GetSessionResponse = await self.invoke(methods.GET_SESSION, request, deadline)
         return answer.session
 
     async def settle(self, deadline: Deadline, *, steps_matter: bool = True) -> None:
         """Learns what became of a request without an answer, if there is one.
 
         Raises:
+            StateRolledBackError: the server has lost steps; its count is taken over.
             StepOutOfOrderError: the step count is neither that from before the lost run nor that after it, or
                 somebody else's run brought it there. It is raised again until ``adopt``.
             SessionNotFoundError: the session is gone, or somebody else began a new life of it.
@@ -294,6 +339,19 @@ class Account:
     def _settle_steps(self, session: session_pb2.Session, lost: _Unsettled, steps_matter: bool) -> None:
         before, after = self.step_count, self.step_count + lost.steps
         was_applied = self._was_applied(session, (lost, *self._doubted))
+        if steps_matter and session.step_count < before:
+            # In one life nobody's steps go backwards: what was answered has been lost in a crash.
+            error = StateRolledBackError(
+                f"session {self.id!r}: {before} steps were applied, and the server has lost the last of them: it is at "
+                f"{session.step_count}; feed them again from there",
+                metadata={
+                    "session": self.name,
+                    "expected_step": str(before),
+                    "step_count": str(session.step_count),
+                },
+            )
+            self.roll_back(error)
+            raise error
         if steps_matter and session.step_count != before and not was_applied:
             raise StepOutOfOrderError(
                 f"session {self.id!r}: expected step {before}, or {after} after a request that was not answered; the "

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from cellserve.errors import FieldInvalidError, UnavailableError
 
 MAX_ADDRESS_CHARS = 512
+MAX_ADDRESSES = 256
+# In front of a name whose addresses are all replicas: gRPC's own word for it.
+NAME_PREFIX = "dns:///"
 # What grpc's long messages say in the end; the first that occurs is told.
 CONNECTION_TROUBLES = (
     "connection refused",
@@ -47,18 +50,45 @@ class Address(NamedTuple):
             return False  # A name that only a resolver could tell.
 
 
+class Addresses(NamedTuple):
+    """Where the replicas of a fleet listen.
+
+    Attributes:
+        fixed: one or several; empty where a name is to be resolved.
+        name: a name of which every address is a replica; None where they are listed.
+    """
+
+    fixed: tuple[Address, ...]
+    name: Address | None
+
+
+def parse_addresses(text: str) -> Addresses:
+    """Reads ``host:port``, several of them with commas between, or ``dns:///name:port``.
+
+    Raises:
+        FieldInvalidError: another form, a port out of range, an address twice, or too many of them.
+    """
+    if isinstance(text, str) and text.strip().startswith(NAME_PREFIX):
+        return Addresses((), parse_address(text.strip().removeprefix(NAME_PREFIX)))
+    if not isinstance(text, str) or "," not in text:
+        return Addresses((parse_address(text),), None)
+    parts = text.split(",")
+    if len(parts) > MAX_ADDRESSES:
+        raise FieldInvalidError(f"address: expected at most {MAX_ADDRESSES} addresses; got {len(parts)}")
+    found = tuple(parse_address(part) for part in parts)
+    if len(set(found)) != len(found):
+        raise FieldInvalidError(f"address: expected each address once; got {text!r}"[:500])
+    return Addresses(found, None)
+
+
 def parse_address(text: str) -> Address:
     """Reads ``host:port``; an IPv6 address stands in brackets.
 
     Raises:
-        FieldInvalidError: another form, a port out of range, or several addresses.
+        FieldInvalidError: another form, or a port out of range.
     """
     if not isinstance(text, str) or not 0 < len(text) <= MAX_ADDRESS_CHARS:
         raise FieldInvalidError(f"address: expected host:port, such as localhost:50051; got {text!r}"[:200])
-    if "," in text:
-        raise FieldInvalidError(
-            f"address: this release takes exactly one address, host:port; got {len(text.split(','))}: {text!r}"
-        )
     host, _, port = text.strip().rpartition(":")
     whole = bool(host) and (":" not in host or (host.startswith("[") and host.endswith("]")))
     if not whole or not (port.isascii() and port.isdigit()) or not 1 <= int(port) <= 65535:

@@ -19,9 +19,11 @@ from cellserve.errors import FieldInvalidError
 from cellserve.states import NestedState
 from cellserve.v1 import model_service_pb2, session_pb2
 from cellserve.v1 import recurrent_service_pb2 as pb
+from cellserve_client import methods
 from cellserve_client.cells import Cell, Model
 from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import Definition, Weights
+from cellserve_client.fleet import Fleet, Way
 from cellserve_client.groups import SessionGroup, create_group
 from cellserve_client.ids import new_request_id
 from cellserve_client.models import ModelInfo, info_from_proto, resource_name
@@ -31,7 +33,7 @@ from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo, session_name
 from cellserve_client.session_info import info_from_proto as session_info_from_proto
 from cellserve_client.sessions import Session, create_session
-from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S, Transport
+from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
@@ -45,36 +47,54 @@ def connect(
     retry: RetryPolicy | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     coalesce: bool = True,
+    pinned: bool = False,
+    proxied: bool = False,
 ) -> Server:
-    """Names a server. Nothing is sent before the first request.
+    """Names a server, or several replicas of one. Nothing is sent before the first request.
+
+    With several replicas each session goes to one of them by the rendezvous hash of its id, which every client computes
+    alike. When that one is down or stopping the session goes on at the next, and comes back when it is up again; what
+    was not answered is sent again, and applied once. For that they need a store that they share.
 
     Args:
-        address: ``host:port``; exactly one in this release.
+        address: ``host:port``; several with commas between, ``a:50051,b:50051``; or ``dns:///name:50051``, where every
+            address of the name is a replica, asked for again now and then. Every client is to write them alike.
         timeout_s: how long a call may take when it does not say, in seconds.
         retry: how failed requests are repeated; None: the defaults of ``RetryPolicy``.
         max_message_bytes: the largest answer that is taken.
         coalesce: whether the steps of many sessions go out together, as few messages on one stream. False: each is a
             request of its own, for proxies that cut streams.
+        pinned: each session stays with the first replica of its order, be it down. For several servers without a store
+            that they share, where sessions are refused otherwise.
+        proxied: the address is that of a proxy with replicas behind it, which hashes the metadata key
+            ``cellserve-bucket``: steps go over four streams, each for the sessions of one value, 0 to 3, and what else
+            concerns a session carries the same value. Otherwise the value of a session is 0 to 63.
 
     Raises:
         FieldInvalidError: an argument is not of its form.
     """
-    transport = Transport(
-        address, timeout_s=timeout_s, policy=retry, max_message_bytes=max_message_bytes, coalesce=coalesce
+    fleet = Fleet(
+        address,
+        timeout_s=timeout_s,
+        policy=retry,
+        max_message_bytes=max_message_bytes,
+        coalesce=coalesce,
+        pinned=pinned,
+        proxied=proxied,
     )
-    return Server(transport)
+    return Server(fleet)
 
 
 class Server:
     """A connection to a server. ``async with`` closes it."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     @property
     def address(self) -> str:
-        """Where it is: ``host:port``."""
-        return self._transport.address.target
+        """Where it is, as it was given: ``host:port``."""
+        return self._fleet.address
 
     async def cell(
         self,
@@ -107,7 +127,7 @@ class Server:
         told = definition.input_size()
         if input_size is not None and told not in (None, input_size):
             raise FieldInvalidError(f"input_size: expected {told}, for which the weights are made; got {input_size}")
-        cell = Cell(self._transport, definition)
+        cell = Cell(self._fleet, definition)
         width = told if input_size is None else input_size
         if width is not None:
             await cell.build(width, timeout_s=timeout_s)
@@ -123,7 +143,7 @@ class Server:
         Raises:
             ModelNotFoundError: there is none. ModelBrokenError: its files cannot be served.
         """
-        return Model(self._transport, await self.model_info(name, version=version, timeout_s=timeout_s))
+        return Model(self._fleet, await self.model_info(name, version=version, timeout_s=timeout_s))
 
     async def model_info(self, name: str, *, version: int | None = None, timeout_s: float | None = None) -> ModelInfo:
         """What the server tells about a model, be it broken; the arguments are those of ``model``.
@@ -131,11 +151,12 @@ class Server:
         Raises:
             ModelNotFoundError: there is none.
         """
-        return await self._model_info(resource_name(name, version), self._transport.deadline(timeout_s))
+        return await self._model_info(resource_name(name, version), self._fleet.deadline(timeout_s))
 
-    async def _model_info(self, full_name: str, deadline: Deadline) -> ModelInfo:
-        answer: model_service_pb2.GetModelResponse = await self._transport.invoke(
-            self._transport.models.GetModel, model_service_pb2.GetModelRequest(name=full_name), deadline
+    async def _model_info(self, full_name: str, deadline: Deadline, way: Way | None = None) -> ModelInfo:
+        """Asks the replica that a session is at, where that counts: others may not know a model that a client made."""
+        answer: model_service_pb2.GetModelResponse = await self._fleet.invoke(
+            methods.GET_MODEL, model_service_pb2.GetModelRequest(name=full_name), deadline, way=way, model=full_name
         )
         return info_from_proto(answer.model)
 
@@ -173,10 +194,10 @@ class Server:
             )
 
         async def create() -> Session:
-            deadline = self._transport.deadline(timeout_s)
+            deadline = self._fleet.deadline(timeout_s)
             info = await self._model_info(resource_name(model), deadline)
             return await create_session(
-                self._transport,
+                self._fleet,
                 info,
                 session_id=session_id,
                 batch_size=batch_size,
@@ -214,9 +235,9 @@ class Server:
             return model.session_group(count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s)
 
         async def create() -> SessionGroup:
-            info = await self._model_info(resource_name(model), self._transport.deadline(timeout_s))
+            info = await self._model_info(resource_name(model), self._fleet.deadline(timeout_s))
             return await create_group(
-                self._transport, info, count=count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s
+                self._fleet, info, count=count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s
             )
 
         return Opening(create)
@@ -227,9 +248,11 @@ class Server:
         Raises:
             SessionNotFoundError: there is none; the message says whether it expired, was deleted or never was.
         """
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         found = await self._read_session(session_id, deadline)
-        return Session(self._transport, await self._model_info(resource_name(found.model), deadline), found)
+        info = await self._model_info(resource_name(found.model), deadline, self._fleet.route(session_id))
+        self._fleet.require_kept(info)
+        return Session(self._fleet, info, found)
 
     async def session_info(self, session_id: str, *, timeout_s: float | None = None) -> SessionInfo:
         """What the server tells about a session. Looking does not renew its expiry.
@@ -237,11 +260,12 @@ class Server:
         Raises:
             SessionNotFoundError: there is none.
         """
-        return session_info_from_proto(await self._read_session(session_id, self._transport.deadline(timeout_s)))
+        return session_info_from_proto(await self._read_session(session_id, self._fleet.deadline(timeout_s)))
 
     async def _read_session(self, session_id: str, deadline: Deadline) -> session_pb2.Session:
-        answer: pb.GetSessionResponse = await self._transport.invoke(
-            self._transport.recurrent.GetSession, pb.GetSessionRequest(name=session_name(session_id)), deadline
+        request = pb.GetSessionRequest(name=session_name(session_id))
+        answer: pb.GetSessionResponse = await self._fleet.invoke(
+            methods.GET_SESSION, request, deadline, way=self._fleet.route(session_id)
         )
         return answer.session
 
@@ -249,11 +273,12 @@ class Server:
         """All models, every version of each, ordered by name and version."""
         found: list[ModelInfo] = []
         token = ""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
+        way = self._fleet.anywhere()
         while True:
             request = model_service_pb2.ListModelsRequest(page_size=PAGE_SIZE, page_token=token)
-            answer: model_service_pb2.ListModelsResponse = await self._transport.invoke(
-                self._transport.models.ListModels, request, deadline
+            answer: model_service_pb2.ListModelsResponse = await self._fleet.invoke(
+                methods.LIST_MODELS, request, deadline, way=way
             )
             found.extend(info_from_proto(model) for model in answer.models)
             token = answer.next_page_token
@@ -263,7 +288,7 @@ class Server:
     async def sessions(
         self, *, model: str | None = None, limit: int | None = None, timeout_s: float | None = None
     ) -> list[SessionInfo]:
-        """The sessions, ordered by id.
+        """The sessions, ordered by id. Of several replicas one is asked: all see those of the store that they share.
 
         Args:
             model: only those of this model, or of this version of it; None: all.
@@ -276,14 +301,15 @@ class Server:
             raise FieldInvalidError(f"limit: expected at least 1, or None; got {limit!r}")
         found: list[SessionInfo] = []
         token = ""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
+        way = self._fleet.anywhere()
         while True:
             left = PAGE_SIZE if limit is None else limit - len(found)
             request = pb.ListSessionsRequest(
                 page_size=min(left, PAGE_SIZE), page_token=token, model="" if model is None else resource_name(model)
             )
-            answer: pb.ListSessionsResponse = await self._transport.invoke(
-                self._transport.recurrent.ListSessions, request, deadline
+            answer: pb.ListSessionsResponse = await self._fleet.invoke(
+                methods.LIST_SESSIONS, request, deadline, way=way
             )
             found.extend(session_info_from_proto(session) for session in answer.sessions)
             token = answer.next_page_token
@@ -297,13 +323,13 @@ class Server:
             SessionNotFoundError: there is none.
         """
         request = pb.DeleteSessionRequest(name=session_name(session_id), request_id=new_request_id())
-        await self._transport.invoke(
-            self._transport.recurrent.DeleteSession, request, self._transport.deadline(timeout_s)
+        await self._fleet.invoke(
+            methods.DELETE_SESSION, request, self._fleet.deadline(timeout_s), way=self._fleet.route(session_id)
         )
 
     async def close(self) -> None:
         """Closes the connection; what is under way is cancelled. Sessions stay on the server."""
-        await self._transport.close()
+        await self._fleet.close()
 
     async def __aenter__(self) -> Server:
         return self

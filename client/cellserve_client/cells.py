@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cellserve.errors import FieldInvalidError, ModelNotFoundError, ShapeMismatchError
+from cellserve.errors import FieldInvalidError, ShapeMismatchError
 from cellserve.specs import IDS, ArraySpec
 from cellserve.states import Structure
 from cellserve.v1 import model_service_pb2
+from cellserve_client import methods
 from cellserve_client.arrays import UNKNOWN_WIDTH
 from cellserve_client.deadlines import Deadline, held
 from cellserve_client.definitions import WIDTH_OF_IDS, Definition
+from cellserve_client.fleet import Fleet, MadeModel
 from cellserve_client.models import ModelInfo, info_from_proto
 from cellserve_client.remote import RemoteCell
-from cellserve_client.transport import Transport
 
 Result = TypeVar("Result")
 
@@ -30,12 +31,13 @@ class Cell(RemoteCell):
     expired, or the server was restarted) it is made again.
     """
 
-    def __init__(self, transport: Transport, definition: Definition) -> None:
-        super().__init__(transport)
+    def __init__(self, fleet: Fleet, definition: Definition) -> None:
+        super().__init__(fleet)
         self._definition = definition
         self._takes_ids = definition.cell.takes_ids()
         self._input_size: int | None = WIDTH_OF_IDS if self._takes_ids else None
         self._info: ModelInfo | None = None
+        self._made: MadeModel | None = None
         self._defining = asyncio.Lock()
 
     @property
@@ -79,33 +81,29 @@ class Cell(RemoteCell):
             ShapeMismatchError: it is built for another width already, or takes ids.
             FieldInvalidError: there is no shape, and the cell takes vectors.
         """
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         if self._takes_ids:
             # A shape is the ids' own, [batch]: no dimension of it is a width.
             if isinstance(input_shape, (int, np.integer)) and input_shape != WIDTH_OF_IDS:
                 raise ShapeMismatchError(f"input_size: expected none, the inputs are ids; got {input_shape}")
-            return await self._define(WIDTH_OF_IDS, deadline, instead_of=None)
+            return await self._define(WIDTH_OF_IDS, deadline)
         if input_shape is None:
             raise FieldInvalidError("input_shape: expected the shape of the inputs or their width; got None")
         width = int(input_shape if isinstance(input_shape, (int, np.integer)) else input_shape[-1])
         if self._input_size not in (None, width):
             raise ShapeMismatchError(f"inputs: expected width {self._input_size}, for which it is built; got {width}")
-        return await self._define(width, deadline, instead_of=None)
+        return await self._define(width, deadline)
 
     async def _with_model(
         self, input_size: int | None, deadline: Deadline, operation: Callable[[ModelInfo], Awaitable[Result]]
     ) -> Result:
-        info = await self._define(input_size, deadline, instead_of=None)
-        try:
-            return await operation(info)
-        except ModelNotFoundError:
-            # It expired, or the server began anew. The name is made of the content: the same comes out.
-            return await operation(await self._define(input_size, deadline, instead_of=info))
+        # It may expire, or a server begin anew, or be another one: the fleet makes it again where it is not known.
+        return await operation(await self._define(input_size, deadline))
 
-    async def _define(self, input_size: int | None, deadline: Deadline, instead_of: ModelInfo | None) -> ModelInfo:
-        """The model, made unless there is another one than ``instead_of``."""
+    async def _define(self, input_size: int | None, deadline: Deadline) -> ModelInfo:
+        """The model, made unless it was made before."""
         async with held(self._defining, deadline, f"cell {type(self._definition.cell).__name__}"):
-            if self._info is not None and self._info is not instead_of:
+            if self._info is not None:
                 return self._info
             width = input_size if self._input_size is None else self._input_size
             if width is None:
@@ -113,10 +111,12 @@ class Cell(RemoteCell):
                     "input_size: expected it to be known before a session begins; give "
                     "server.cell(..., input_size=...) or weights=, or call the cell once"
                 )
-            answer: model_service_pb2.DefineModelResponse = await self._transport.invoke(
-                self._transport.models.DefineModel, lambda: self._definition.requests(width), deadline
+            made = MadeModel(lambda: self._definition.requests(width))
+            answer: model_service_pb2.DefineModelResponse = await self._fleet.invoke(
+                methods.DEFINE_MODEL, made.requests, deadline
             )
             self._input_size = width
+            self._made = self._fleet.made_models.note(answer.model.name, made)
             self._info = info_from_proto(answer.model)
             return self._info
 
@@ -124,8 +124,8 @@ class Cell(RemoteCell):
 class Model(RemoteCell):
     """A model that the server has, pinned to one version: to be called as a cell, or to begin sessions on."""
 
-    def __init__(self, transport: Transport, info: ModelInfo) -> None:
-        super().__init__(transport)
+    def __init__(self, fleet: Fleet, info: ModelInfo) -> None:
+        super().__init__(fleet)
         self._info = info
         self._dtype = info.working_dtype()
 

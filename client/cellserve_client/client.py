@@ -38,10 +38,20 @@ def connect(
     retry: RetryPolicy | None = None,
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
     coalesce: bool = True,
+    pinned: bool = False,
+    proxied: bool = False,
 ) -> Server:
-    """Names a server; see ``aio.connect``. Nothing is sent before the first request."""
+    """Names a server, or several replicas of one; see ``aio.connect``. Nothing is sent before the first request."""
     return Server(
-        aio.connect(address, timeout_s=timeout_s, retry=retry, max_message_bytes=max_message_bytes, coalesce=coalesce)
+        aio.connect(
+            address,
+            timeout_s=timeout_s,
+            retry=retry,
+            max_message_bytes=max_message_bytes,
+            coalesce=coalesce,
+            pinned=pinned,
+            proxied=proxied,
+        )
     )
 
 
@@ -58,7 +68,7 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it is: ``host:port``."""
+        """Where it is, as it was given: ``host:port``."""
         return self._server.address
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:

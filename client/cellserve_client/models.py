@@ -13,7 +13,7 @@ from cellserve.errors import FieldInvalidError, ModelBrokenError
 from cellserve.specs import ArraySpec, array_spec_from_proto, model_from_proto
 from cellserve.states import Structure, spec_from_proto
 from cellserve.tensors import dtype_of
-from cellserve.v1 import model_pb2, tensor_pb2
+from cellserve.v1 import model_pb2, session_pb2, tensor_pb2
 
 MODELS_PREFIX = "models/"
 # What is assumed of a server that does not say: grpc's own default, and the steps that CellServe takes.
@@ -29,11 +29,14 @@ class ModelLimits:
         max_sequence_steps: steps of one request.
         max_rows: rows (batch size) of one session, call or sequence; 0 when the server does not say.
         max_message_bytes: bytes of one message, in either direction.
+        durability: what becomes of sessions when the server's process ends: ``MEMORY`` (they end too), ``ASYNC`` (a
+            crash may lose the last moments), ``SYNC`` (none), or ``UNSPECIFIED`` when the server does not say.
     """
 
     max_sequence_steps: int
     max_rows: int
     max_message_bytes: int
+    durability: str = "UNSPECIFIED"
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,16 @@ def info_from_proto(model: model_pb2.Model) -> ModelInfo:
             max_sequence_steps=model.limits.max_sequence_steps or FALLBACK_SEQUENCE_STEPS,
             max_rows=model.limits.max_rows,
             max_message_bytes=model.limits.max_message_bytes or FALLBACK_MESSAGE_BYTES,
+            durability=_durability(model.limits.durability),
         ),
     )
+
+
+def _durability(number: int) -> str:
+    """Its name; one that is newer than this client is as good as none."""
+    if number not in session_pb2.Durability.values():
+        return "UNSPECIFIED"
+    return session_pb2.Durability.Name(session_pb2.Durability.ValueType(number)).removeprefix("DURABILITY_")
 
 
 def _tensors(

@@ -16,6 +16,8 @@ REFUSALS = frozenset(
         "SESSION_NOT_FOUND",
         "SESSION_EXISTS",
         "STEP_OUT_OF_ORDER",
+        "SESSION_MOVED",
+        "STATE_ROLLED_BACK",
         "MODEL_NOT_FOUND",
         "MODEL_CHANGED",
         "MODEL_BROKEN",

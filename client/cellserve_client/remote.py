@@ -19,6 +19,7 @@ from cellserve.specs import ArraySpec
 from cellserve.states import NestedState, Structure, zeros
 from cellserve.tensors import Array, require_shape
 from cellserve.v1 import recurrent_service_pb2 as pb
+from cellserve_client import methods
 from cellserve_client.arrays import (
     Inputs,
     Outputs,
@@ -33,6 +34,7 @@ from cellserve_client.arrays import (
     to_tensors,
 )
 from cellserve_client.deadlines import Deadline
+from cellserve_client.fleet import Fleet
 from cellserve_client.groups import SessionGroup, create_group
 from cellserve_client.models import ModelInfo
 from cellserve_client.opening import Opening
@@ -40,7 +42,6 @@ from cellserve_client.raw_loop import LoopFunction, RawResult, raw_steps
 from cellserve_client.reversal import lengths_to_reverse, reversed_rows
 from cellserve_client.sequences import run_stateless
 from cellserve_client.sessions import Session, create_session
-from cellserve_client.transport import Transport
 
 Result = TypeVar("Result")
 MAX_ZERO_STATE_ROWS = 1 << 31
@@ -50,8 +51,8 @@ NO_DTYPE = "If no initial_state is provided, argument `dtype` must be specified"
 class RemoteCell(ABC):
     """What cells that a client describes and models that a server has share."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     @property
     @abstractmethod
@@ -117,11 +118,13 @@ class RemoteCell(ABC):
         """
         arrays = as_inputs(inputs, self._input_specs)
         message = as_state(self.state_size, state, self.dtype, "state")
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
 
         async def send(info: ModelInfo) -> tuple[Outputs, NestedState]:
             request = pb.CallRequest(model=info.resource_name, inputs=to_tensors(arrays), state=message)
-            answer: pb.CallResponse = await self._transport.invoke(self._transport.recurrent.Call, request, deadline)
+            answer: pb.CallResponse = await self._fleet.invoke(
+                methods.CALL, request, deadline, model=info.resource_name
+            )
             outputs = as_outputs(own_arrays(answer.outputs), info.outputs)
             return outputs, own_state(info.state_size, answer.state)
 
@@ -244,11 +247,11 @@ class RemoteCell(ABC):
         begin = self.zero_state(rows) if initial_state is None else initial_state
         message = as_state(self.state_size, begin, self.dtype, "initial_state")
 
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
 
         async def send(info: ModelInfo) -> tuple[list[Array], NestedState, ModelInfo]:
             outputs, state = await run_stateless(
-                self._transport, info, arrays, lengths, message, deadline, for_each_piece=timeout_s is None
+                self._fleet, info, arrays, lengths, message, deadline, for_each_piece=timeout_s is None
             )
             return outputs, state, info
 
@@ -273,11 +276,11 @@ class RemoteCell(ABC):
         """Makes a session on this cell: ``await`` it, or use it in ``async with``. See ``Server.session``."""
 
         async def create() -> Session:
-            deadline = self._transport.deadline(timeout_s)
+            deadline = self._fleet.deadline(timeout_s)
 
             async def send(info: ModelInfo) -> Session:
                 return await create_session(
-                    self._transport,
+                    self._fleet,
                     info,
                     session_id=session_id,
                     batch_size=batch_size,
@@ -304,10 +307,10 @@ class RemoteCell(ABC):
         async def create() -> SessionGroup:
             async def send(info: ModelInfo) -> SessionGroup:
                 return await create_group(
-                    self._transport, info, count=count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s
+                    self._fleet, info, count=count, ids=ids, batch_size=batch_size, ttl_s=ttl_s, timeout_s=timeout_s
                 )
 
-            return await self._with_model(None, self._transport.deadline(timeout_s), send)
+            return await self._with_model(None, self._fleet.deadline(timeout_s), send)
 
         return Opening(create)
 

@@ -67,10 +67,14 @@ def is_retryable(error: CellServeError) -> bool:
 
 
 class Retrier:
-    """The retry decisions of one connection."""
+    """The retry decisions of one connection.
+
+    Attributes:
+        policy: as given.
+    """
 
     def __init__(self, policy: RetryPolicy, randomness: random.Random) -> None:
-        self._policy = policy
+        self.policy = policy
         self._random = randomness
         self._budget = policy.budget_retries
         self._was_reached = False
@@ -87,7 +91,7 @@ class Retrier:
     def succeeded(self) -> None:
         """Notes a success: it fills the budget a little."""
         self._was_reached = True
-        self._budget = min(self._budget + self._policy.budget_refund, self._policy.budget_retries)
+        self._budget = min(self._budget + self.policy.budget_refund, self.policy.budget_retries)
 
     def delay_s(self, error: CellServeError, attempt: int, remaining_s: float) -> float | None:
         """How long to wait before the next attempt, in seconds; None: give up. A wait is drawn from the budget.
@@ -97,21 +101,29 @@ class Retrier:
             attempt: its number, from 1.
             remaining_s: the time until the request's deadline; a wait that would pass it is not begun.
         """
-        policy = self._policy
         if not is_retryable(error) or self._is_last(error, attempt) or self._budget < 1:
             return None
-        # Doubling 2**1100 times would overflow a float; the longest wait is reached long before.
-        longest_s = min(policy.first_delay_s * 2.0 ** min(attempt - 1, 60), policy.max_delay_s)
-        # What the server asks for is the least; the jitter on top keeps its callers from coming back all at once.
-        delay_s = (error.retry_after_s or 0.0) + self._random.uniform(0.0, longest_s)
+        delay_s = self.pause_s(error, attempt)
         if delay_s >= remaining_s:
             return None
         self._budget -= 1
         return delay_s
 
+    def pause_s(self, error: CellServeError, attempt: int) -> float:
+        """A wait before an attempt that something else limits: in seconds, and not drawn from the budget.
+
+        Args:
+            error: why the last attempt failed.
+            attempt: its number, from 1.
+        """
+        # Doubling 2**1100 times would overflow a float; the longest wait is reached long before.
+        longest_s = min(self.policy.first_delay_s * 2.0 ** min(attempt - 1, 60), self.policy.max_delay_s)
+        # What the server asks for is the least; the jitter on top keeps its callers from coming back all at once.
+        return (error.retry_after_s or 0.0) + self._random.uniform(0.0, longest_s)
+
     def _is_last(self, error: CellServeError, attempt: int) -> bool:
         """Whether the number of attempts forbids another one."""
-        policy = self._policy
+        policy = self.policy
         if not self._was_reached:
             return attempt >= min(policy.max_first_contact_attempts, policy.max_attempts)
         if error.code is grpc.StatusCode.UNAVAILABLE:

@@ -8,14 +8,15 @@ from cellserve.states import NestedState, leaf_sizes
 from cellserve.tensors import Array, array_from_tensor
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import sequence_pb2, state_pb2
+from cellserve_client import methods
 from cellserve_client.arrays import own_state, to_tensors
 from cellserve_client.deadlines import Deadline
+from cellserve_client.fleet import Fleet
 from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import Gathered, Piece, cut, lengths_within, row_bytes, selection_of, steps_per_piece
-from cellserve_client.transport import Transport
 
 
-def longest_piece(transport: Transport, info: ModelInfo, rows: int, outputs: str, with_state: bool) -> int:
+def longest_piece(fleet: Fleet, info: ModelInfo, rows: int, outputs: str, with_state: bool) -> int:
     """How many steps one RunSequence of a model may have."""
     return steps_per_piece(
         info.limits,
@@ -24,7 +25,7 @@ def longest_piece(transport: Transport, info: ModelInfo, rows: int, outputs: str
         output_bytes=row_bytes(info.outputs) if outputs == "all" else 0,
         state_bytes=info.state_bytes_per_row if with_state else 0,
         tensors=max(len(info.inputs), len(info.outputs)) + (len(leaf_sizes(info.state_size)) if with_state else 0),
-        max_message_bytes=transport.max_message_bytes,
+        max_message_bytes=fleet.max_message_bytes,
     )
 
 
@@ -38,7 +39,7 @@ def piece_of(inputs: Sequence[Array], lengths: Array | None, piece: Piece) -> se
 
 
 async def run_stateless(
-    transport: Transport,
+    fleet: Fleet,
     info: ModelInfo,
     inputs: Sequence[Array],
     lengths: Array | None,
@@ -64,19 +65,21 @@ async def run_stateless(
     """
     rows, steps = inputs[0].shape[:2]
     # A model that needs whole sequences cannot go on from a state: the server says what it takes at most.
-    longest = longest_piece(transport, info, rows, "all", with_state=True) if info.steppable else max(steps, 1)
+    longest = longest_piece(fleet, info, rows, "all", with_state=True) if info.steppable else max(steps, 1)
     gathered = Gathered("all", info.outputs, rows, steps)
     state = initial_state
     for piece in cut(steps, lengths, longest):
         if for_each_piece and piece.start > 0:
-            deadline = transport.deadline(None)
+            deadline = fleet.deadline(None)
         request = pb.RunSequenceRequest(
             model=info.resource_name,
             inputs=piece_of(inputs, lengths, piece),
             initial_state=state,
             outputs=selection_of("all"),
         )
-        answer: pb.RunSequenceResponse = await transport.invoke(transport.recurrent.RunSequence, request, deadline)
+        answer: pb.RunSequenceResponse = await fleet.invoke(
+            methods.RUN_SEQUENCE, request, deadline, model=info.resource_name
+        )
         gathered.add(piece, lengths_within(lengths, piece), answer_arrays(answer))
         state = answer.state
     assert state is not None, "there is always a piece"

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cellserve.errors import CellServeError, PartialRunError, SessionNotFoundError
+from cellserve.errors import CellServeError, FailedPreconditionError, PartialRunError, SessionNotFoundError
 from cellserve.states import NestedState
 from cellserve.tensors import Array
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import session_pb2
+from cellserve_client import methods
 from cellserve_client.account import Account
 from cellserve_client.arrays import (
     Inputs,
@@ -27,6 +28,7 @@ from cellserve_client.arrays import (
 )
 from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import duration
+from cellserve_client.fleet import Fleet
 from cellserve_client.hints import batch_size_explained
 from cellserve_client.ids import new_request_id, new_run_id, new_session_id
 from cellserve_client.models import ModelInfo
@@ -35,7 +37,6 @@ from cellserve_client.pieces import Gathered, OutputMode, Piece, cut, lengths_wi
 from cellserve_client.sequences import answer_arrays, longest_piece, piece_of
 from cellserve_client.session_info import SessionInfo, checked_batch_size, info_from_proto, session_name
 from cellserve_client.stepping import Stepper
-from cellserve_client.transport import Transport
 
 
 class Session:
@@ -54,12 +55,12 @@ class Session:
         stepper: what steps it, for the blocking client.
     """
 
-    def __init__(self, transport: Transport, model: ModelInfo, session: session_pb2.Session) -> None:
+    def __init__(self, fleet: Fleet, model: ModelInfo, session: session_pb2.Session) -> None:
         self.model = model
         self.batch_size: int | None = session.batch_size or None
-        self._transport = transport
-        self._account = Account(transport, session)
-        self.stepper = Stepper(transport, self._account, model, self.batch_size)
+        self._fleet = fleet
+        self._account = Account(fleet, session)
+        self.stepper = Stepper(fleet, self._account, model, self.batch_size)
 
     @property
     def id(self) -> str:
@@ -88,6 +89,8 @@ class Session:
 
         Raises:
             StepOutOfOrderError: somebody else stepped the session; ``refresh`` learns its true step count.
+            StateRolledBackError: a server of durability ``async`` has lost the last steps in a crash; ``step_count`` is
+                what it has left, and the steps from there are to be fed again.
             SessionNotFoundError: it expired, or was deleted or reset by somebody else.
             ShapeMismatchError, DtypeMismatchError: the state has not moved.
         """
@@ -122,15 +125,15 @@ class Session:
         selection_of(outputs)
         arrays, row_lengths = self._as_sequence(sequence, lengths)
         rows, steps = arrays[0].shape[:2]
-        longest = longest_piece(self._transport, self.model, rows, outputs, with_state=False)
+        longest = longest_piece(self._fleet, self.model, rows, outputs, with_state=False)
         gathered = Gathered(outputs, self.model.outputs, rows, steps)
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         applied = 0
         async with self._account.turn(deadline):
             await self._account.settle(deadline)
             for piece in cut(steps, row_lengths, longest):
                 if timeout_s is None and piece.start > 0:
-                    deadline = self._transport.deadline(None)
+                    deadline = self._fleet.deadline(None)
                 try:
                     answer = await self._run_piece(arrays, row_lengths, piece, outputs, deadline)
                 except CellServeError as error:
@@ -173,14 +176,12 @@ class Session:
             run_id=new_run_id(),
         )
         steps = piece.stop - piece.start if within is None else int(within.max(initial=0))
-        answer: pb.RunSequenceResponse = await self._account.apply(
-            self._transport.recurrent.RunSequence, request, steps, deadline
-        )
+        answer: pb.RunSequenceResponse = await self._account.apply(methods.RUN_SEQUENCE, request, steps, deadline)
         return answer
 
     async def state(self, *, timeout_s: float | None = None) -> NestedState:
         """Its state, nested as the model's ``state_size``, every part ``[rows, units]``."""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with self._account.turn(deadline):
             session = await self._account.read(session_pb2.SESSION_VIEW_FULL, deadline)
             await self._account.settle_by(session, deadline)
@@ -198,7 +199,7 @@ class Session:
         """
         self._account.require_not_ended()
         message = as_state(self.model.state_size, state, self.model.working_dtype(), "state")
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with self._account.turn(deadline):
             await self._account.settle(deadline, steps_matter=False)
             request = pb.SetSessionStateRequest(
@@ -208,17 +209,17 @@ class Session:
                 step_count=step_count,
                 request_id=new_request_id(),
             )
-            await self._account.change(self._transport.recurrent.SetSessionState, request, deadline)
+            await self._account.change(methods.SET_SESSION_STATE, request, deadline)
 
     async def reset(self, *, timeout_s: float | None = None) -> None:
         """Sets its state to zeros and its step count to 0."""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with self._account.turn(deadline):
             await self._account.settle(deadline, steps_matter=False)
             request = pb.ResetSessionRequest(
                 name=self._account.name, uid=self._account.uid, request_id=new_request_id()
             )
-            await self._account.change(self._transport.recurrent.ResetSession, request, deadline)
+            await self._account.change(methods.RESET_SESSION, request, deadline)
 
     async def fork(self, session_id: str | None = None, *, timeout_s: float | None = None) -> Session:
         """Makes a second session with a copy of its state and step count.
@@ -228,23 +229,37 @@ class Session:
 
         Raises:
             SessionExistsError: the id is taken.
+            FailedPreconditionError: ``connect(..., pinned=True)``, and the id belongs to another server.
         """
-        new_id = new_session_id() if session_id is None else session_id
+        new_id = self._id_beside(session_id)
         session_name(new_id)
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with self._account.turn(deadline):
             await self._account.settle(deadline)
             request = pb.ForkSessionRequest(
                 name=self._account.name, uid=self._account.uid, session_id=new_id, request_id=new_request_id()
             )
-            answer: pb.ForkSessionResponse = await self._transport.invoke(
-                self._transport.recurrent.ForkSession, request, deadline
-            )
-            return Session(self._transport, self.model, answer.session)
+            answer: pb.ForkSessionResponse = await self._account.invoke(methods.FORK_SESSION, request, deadline)
+            return Session(self._fleet, self.model, answer.session)
+
+    def _id_beside(self, session_id: str | None) -> str:
+        """The id of a copy. A pinned one can only be made where its id puts it, which is where this session is."""
+        if not self._fleet.is_pinned:
+            return new_session_id() if session_id is None else session_id
+        here = self._account.route.current()
+        new_id = new_session_id() if session_id is None else session_id
+        while self._fleet.route(new_id).current() is not here:
+            if session_id is not None:
+                raise FailedPreconditionError(
+                    f"session_id: {session_id!r} belongs to another server than {self.id!r}, and sessions are pinned "
+                    "to theirs; without an id one is made up that will do"
+                )
+            new_id = new_session_id()
+        return new_id
 
     async def refresh(self, *, timeout_s: float | None = None) -> SessionInfo:
         """Reads the session and takes over its uid and step count, whoever changed them."""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with self._account.turn(deadline):
             session = await self._account.read(session_pb2.SESSION_VIEW_BASIC, deadline)
             self._account.adopt(session)
@@ -252,7 +267,7 @@ class Session:
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Deletes it on the server. That it is gone already, or closed or detached here, is no error."""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with self._account.turn(deadline, closing=True):
             if self._account.is_ended:
                 return
@@ -261,7 +276,7 @@ class Session:
                 request = pb.DeleteSessionRequest(
                     name=self._account.name, uid=self._account.uid, request_id=new_request_id()
                 )
-                await self._transport.invoke(self._transport.recurrent.DeleteSession, request, deadline)
+                await self._account.invoke(methods.DELETE_SESSION, request, deadline)
             except SessionNotFoundError:
                 pass  # It is gone, which is what was asked for.
             self._account.end("closed")
@@ -281,7 +296,7 @@ class Session:
 
 
 async def create_session(
-    transport: Transport,
+    fleet: Fleet,
     model: ModelInfo,
     *,
     session_id: str | None,
@@ -291,6 +306,7 @@ async def create_session(
     deadline: Deadline,
 ) -> Session:
     """Makes a session on a model version; see ``Server.session``."""
+    fleet.require_kept(model)
     batch_size = checked_batch_size(batch_size)
     new_id = new_session_id() if session_id is None else session_id
     session_name(new_id)
@@ -298,5 +314,7 @@ async def create_session(
     if initial_state is not None:
         message.state.CopyFrom(as_state(model.state_size, initial_state, model.working_dtype(), "initial_state"))
     request = pb.CreateSessionRequest(session_id=new_id, session=message, request_id=new_request_id())
-    answer: pb.CreateSessionResponse = await transport.invoke(transport.recurrent.CreateSession, request, deadline)
-    return Session(transport, model, answer.session)
+    answer: pb.CreateSessionResponse = await fleet.invoke(
+        methods.CREATE_SESSION, request, deadline, way=fleet.route(new_id), model=model.resource_name
+    )
+    return Session(fleet, model, answer.session)

@@ -7,38 +7,46 @@ from asyncio import Future, get_running_loop
 
 import numpy as np
 
-from cellserve.errors import CellServeError, FailedPreconditionError, StepOutOfOrderError
+from cellserve.errors import (
+    FailedPreconditionError,
+    ModelNotFoundError,
+    StateRolledBackError,
+    StepOutOfOrderError,
+)
 from cellserve.v1 import recurrent_service_pb2 as pb
+from cellserve_client import methods
 from cellserve_client.account import Account
 from cellserve_client.arrays import Inputs, Outputs, as_inputs, as_outputs, own_arrays, to_tensors
 from cellserve_client.deadlines import Deadline
+from cellserve_client.fleet import Fleet, Pursuit, Replica
 from cellserve_client.hints import batch_size_explained
 from cellserve_client.ids import new_run_id
 from cellserve_client.models import ModelInfo
 from cellserve_client.streaming.columns import StepBytes, StepColumns
-from cellserve_client.streaming.lanes import UNKNOWN, NotOnStreamError, StepRefused, Waiter, verdict_of
+from cellserve_client.streaming.lanes import UNKNOWN, NotOnStreamError, StepRefused, StreamLeft, Waiter, verdict_of
 from cellserve_client.streaming.mux import Mux
-from cellserve_client.transport import Transport, checked_timeout
+from cellserve_client.transport import checked_timeout
 
 
 class Stepper:
     """Steps one session.
 
     Args:
-        transport: the connection.
+        fleet: the connection.
         account: the session's.
         model: that it runs on.
         batch_size: its rows; None: one row without a batch dimension.
     """
 
-    def __init__(self, transport: Transport, account: Account, model: ModelInfo, batch_size: int | None) -> None:
+    def __init__(self, fleet: Fleet, account: Account, model: ModelInfo, batch_size: int | None) -> None:
         self.account = account
-        self._transport = transport
+        self._fleet = fleet
         self._model = model
         self._batch_size = batch_size
         self._lane = account.lane
-        self._columns = StepColumns(model, batch_size) if transport.coalesce else None
+        self._columns = StepColumns(model, batch_size) if fleet.coalesce else None
         self._mux: Mux | None = None  # since the first step on the stream
+        self._replica: Replica | None = None  # whose stream that is
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def step(self, inputs: Inputs, timeout_s: float | None) -> Outputs:
@@ -53,12 +61,12 @@ class Stepper:
             or inputs.shape != columns.shape
         ):
             return await self._step_with_care(inputs, timeout_s)
-        timeout_s = self._transport.timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        timeout_s = self._fleet.timeout_s if timeout_s is None else checked_timeout(timeout_s)
         data = inputs.tobytes()
         account.is_free, account.is_taken = False, True
         try:
             waiter: asyncio.Future[Outputs] = Future(loop=self._loop)
-            self.submit(data, waiter, self._transport.clock() + timeout_s, timeout_s)
+            self.submit(data, waiter, self._fleet.clock() + timeout_s, timeout_s)
             return await waiter
         except BaseException as error:
             return await self.recover(error)
@@ -67,7 +75,7 @@ class Stepper:
 
     def deadline(self, timeout_s: float | None) -> Deadline:
         """That of a step that begins now."""
-        return self._transport.deadline(timeout_s)
+        return self._fleet.deadline(timeout_s)
 
     def snapshot(self, inputs: Inputs) -> bytes | None:
         """The bytes of the usual inputs of a session on the stream, an array as it is due; None: anything else.
@@ -114,7 +122,7 @@ class Stepper:
         account = self.account
         account.require_not_ended()
         arrays = as_inputs(inputs, self._model.inputs)
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         if self._columns is not None:
             return await self.step_packed(self._columns.pack(arrays), deadline)
         async with account.turn(deadline):
@@ -127,14 +135,17 @@ class Stepper:
                 run_id=new_run_id(),
             )
             with batch_size_explained(self._batch_size, arrays, self._model.inputs, leading=0):
-                answer: pb.StepResponse = await account.apply(self._transport.recurrent.Step, request, 1, deadline)
+                answer: pb.StepResponse = await account.apply(methods.STEP, request, 1, deadline)
             return as_outputs(own_arrays(answer.outputs), self._model.outputs)
 
     def _joins_stream(self) -> bool:
-        """Whether the session can step on the stream; the first time it gets its place there."""
-        mux = self._transport.mux
+        """Whether the session can step on the stream; the first time, and after a move, it gets its place there."""
+        account = self.account
+        account.has_to_look = False
+        mux = self._fleet.mux(account.route)
         if self._mux is not mux:
-            self._mux, self._loop = mux, mux.loop
+            self._lane.leave()  # Whatever place it had at another replica.
+            self._mux, self._loop, self._replica = mux, mux.loop, account.route.current()
             self._lane.group = mux.group_of(self._model, self._batch_size)
         return self._lane.group is not None and mux.takes(self._lane)
 
@@ -156,29 +167,46 @@ class Stepper:
             error = FailedPreconditionError(
                 "this connection belongs to another event loop; call connect(...) again in this one"
             )
-        attempt = 0
+        pursuit: Pursuit | None = None
         while True:
             if isinstance(error, NotOnStreamError):
                 return await self._step_alone()
             if not isinstance(error, StepRefused):
                 self.give_up()
+                if isinstance(error, StateRolledBackError):
+                    self.account.roll_back(error)
                 raise error
-            attempt += 1
+            if pursuit is None:
+                lane = self._lane
+                deadline = Deadline(lane.deadline_at, lane.timeout_s, self._fleet.clock)
+                pursuit = Pursuit(self._fleet, deadline, self._model.resource_name)
             try:
-                await self._wait_to_repeat(error.error, attempt)
+                if not await self._repeats(error, pursuit) or not self._joins_stream():
+                    return await self._step_alone()
                 return await self._submit_again()
             except BaseException as latest:
                 error = latest
 
-    async def _wait_to_repeat(self, error: CellServeError, attempt: int) -> None:
-        """Returns when a refused step is to be sent again; raises its error if it is not."""
-        lane = self._lane
-        deadline = Deadline(lane.deadline_at, lane.timeout_s, self._transport.clock)
-        is_unknown = lane.may_be_applied or verdict_of(error) is UNKNOWN
-        if isinstance(error, StepOutOfOrderError) and not is_unknown and await self.account.was_lost_run(deadline):
-            return
+    async def _repeats(self, refusal: StepRefused, pursuit: Pursuit) -> bool:
+        """Returns when a refused step is to be sent again, and whether on a stream; raises its error if it is not."""
+        lane, error = self._lane, refusal.error
+        # Of a stream that was left the lane knows whether the step was sent.
+        is_unknown = lane.may_be_applied or (not isinstance(refusal, StreamLeft) and verdict_of(error) is UNKNOWN)
+        if isinstance(error, StepOutOfOrderError) and not is_unknown:
+            deadline = Deadline(lane.deadline_at, lane.timeout_s, self._fleet.clock)
+            if await self.account.was_lost_run(deadline):
+                return True
         lane.may_be_applied = is_unknown
-        await self._transport.before_retry(error, attempt, deadline)
+        if isinstance(error, ModelNotFoundError) and self._fleet.made_models.of(self._model.resource_name) is None:
+            return False  # A request of its own says what became of the session.
+        route = self.account.route
+        await pursuit.failed(self._replica_of_stream(), error, route)
+        return True
+
+    def _replica_of_stream(self) -> Replica:
+        """The replica whose stream the step was on: not the route's, which may have changed meanwhile."""
+        assert self._replica is not None, "a step on the stream was submitted"
+        return self._replica
 
     def give_up(self) -> None:
         """Within a turn: nobody waits for the step on the stream any more."""
@@ -197,8 +225,8 @@ class Stepper:
             expected_step=lane.step_count,
             run_id=lane.run_id or new_run_id(),
         )
-        deadline = Deadline(lane.deadline_at, lane.timeout_s, self._transport.clock)
+        deadline = Deadline(lane.deadline_at, lane.timeout_s, self._fleet.clock)
         answer: pb.StepResponse = await self.account.apply(
-            self._transport.recurrent.Step, request, 1, deadline, may_be_applied=lane.may_be_applied
+            methods.STEP, request, 1, deadline, may_be_applied=lane.may_be_applied
         )
         return as_outputs(own_arrays(answer.outputs), self._model.outputs)

@@ -1,4 +1,4 @@
-"""The way to the server: the channel, deadlines, retries, and grpc's errors as ours."""
+"""The way to one replica: the channel, its streams, one attempt of a request, and grpc's errors as ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -21,14 +23,13 @@ from cellserve.errors import (
     FailedPreconditionError,
     FieldInvalidError,
     ResourceExhaustedError,
-    RunCancelledError,
     UnavailableError,
     from_rpc_error,
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
-from cellserve_client.address import Address, parse_address, unreachable
+from cellserve_client.address import Address, unreachable
 from cellserve_client.deadlines import Deadline
-from cellserve_client.outcomes import Attempts
+from cellserve_client.methods import Method
 from cellserve_client.retry import Retrier, RetryPolicy
 from cellserve_client.streaming.mux import Mux
 
@@ -41,6 +42,9 @@ KEEPALIVE_TIMEOUT_MS = 10_000
 CONNECT_TIMEOUT_MS = 5_000
 FIRST_RECONNECT_MS = 50
 LONGEST_RECONNECT_MS = 2_000
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+# What a healthy server answers: a HealthCheckResponse whose first field, status, is SERVING.
+SERVING = b"\x08\x01"
 # Codes that grpc and proxies give a stream that was cut; UNAVAILABLE has words of its own.
 _CUT = (
     grpc.StatusCode.UNKNOWN,
@@ -52,11 +56,15 @@ _CUT = (
 _TOO_LARGE = re.compile(r"(?<!SERVER: )Received message larger than max \((\d+) vs\. (\d+)\)")
 
 
-class Transport:
-    """One connection. It belongs to one event loop, that of its first request, and to one process.
+# What is sent beside a request.
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
-    Args:
-        address: ``host:port``.
+
+@dataclass(frozen=True)
+class Settings:
+    """What the connections to all replicas share.
+
+    Attributes:
         timeout_s: how long a call may take when it does not say, in seconds.
         policy: how failed requests are repeated.
         max_message_bytes: the largest answer that is taken.
@@ -64,37 +72,57 @@ class Transport:
         clock, sleep, randomness: handed in for tests.
 
     Raises:
-        FieldInvalidError: the address or a number is not of its form.
+        FieldInvalidError: a number is out of its range.
+    """
+
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    coalesce: bool = True
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    randomness: random.Random | None = None
+
+    def __post_init__(self) -> None:
+        checked_timeout(self.timeout_s)
+        if self.max_message_bytes < 1024:
+            raise FieldInvalidError(f"max_message_bytes: expected at least 1024; got {self.max_message_bytes}")
+
+
+class Transport:
+    """One connection to one server. It belongs to one event loop, that of its first request, and to one process.
+
+    Args:
+        address: the server's.
+        settings: of the client.
+        on_stream_trouble: told that a stream has ended, or is about to; whether its steps are to be sent elsewhere.
+            None: there is nowhere else.
     """
 
     def __init__(
         self,
-        address: str,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        policy: RetryPolicy | None = None,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
-        coalesce: bool = True,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        randomness: random.Random | None = None,
+        address: Address,
+        settings: Settings,
+        on_stream_trouble: Callable[[CellServeError], bool] | None = None,
     ) -> None:
-        self.address = parse_address(address)
-        self.timeout_s = checked_timeout(timeout_s)
-        if max_message_bytes < 1024:
-            raise FieldInvalidError(f"max_message_bytes: expected at least 1024; got {max_message_bytes}")
-        self.max_message_bytes = max_message_bytes
-        self.retrier = Retrier(policy or RetryPolicy(), randomness or random.Random())
-        self.clock = clock
-        self.sleep = sleep
-        self.coalesce = coalesce
+        self.address = address
+        self.max_message_bytes = settings.max_message_bytes
+        self.retrier = Retrier(settings.policy, settings.randomness or random.Random())
+        self.clock = settings.clock
+        self.sleep = settings.sleep
+        self._on_stream_trouble = on_stream_trouble
         self._process_id = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._channel: grpc.aio.Channel | None = None
         self._recurrent: Any = None
         self._models: Any = None
-        self._mux: Mux | None = None
+        self._muxes: dict[Metadata, Mux] = {}
         self._closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
 
     @property
     def recurrent(self) -> Any:
@@ -108,17 +136,20 @@ class Transport:
         self._open_channel()
         return self._models
 
-    @property
-    def mux(self) -> Mux:
-        """What sends steps on the stream. To be used in a coroutine."""
+    def mux(self, metadata: Metadata = ()) -> Mux:
+        """What sends steps on the stream that carries this metadata. To be used in a coroutine."""
         self._open_channel()
-        if self._mux is None:
-            self._mux = Mux(self)
-        return self._mux
+        mux = self._muxes.get(metadata)
+        if mux is None:
+            mux = self._muxes[metadata] = Mux(self, partial(self._begin_stream, metadata))
+        return mux
 
-    def begin_stream(self) -> Any:
-        """Begins a call of StreamSteps."""
-        return self.recurrent.StreamSteps()
+    def _begin_stream(self, metadata: Metadata) -> Any:
+        return self.recurrent.StreamSteps(metadata=metadata) if metadata else self.recurrent.StreamSteps()
+
+    def leaves_stream(self, error: CellServeError) -> bool:
+        """Told that a stream has ended, or drains: whether its steps are to be sent on another replica's."""
+        return self._on_stream_trouble is not None and self._on_stream_trouble(error)
 
     def stream_error(self, rpc_error: grpc.aio.AioRpcError) -> CellServeError:
         """What the end of a stream means. One that was cut on its way is a lost connection, whatever grpc calls it."""
@@ -127,51 +158,6 @@ class Transport:
         if rpc_error.code() in _CUT and not has_details:
             return UnavailableError(f"lost the stream to {self.address.target}: {error.message}")
         return error
-
-    def deadline(self, timeout_s: float | None) -> Deadline:
-        """The deadline of a call that begins now; None: the connection's timeout.
-
-        Raises:
-            FieldInvalidError: the timeout is not a number of seconds above 0.
-        """
-        timeout_s = self.timeout_s if timeout_s is None else checked_timeout(timeout_s)
-        return Deadline(self.clock() + timeout_s, timeout_s, self.clock)
-
-    async def invoke(
-        self,
-        method: Callable[..., Awaitable[Any]],
-        request: Message | Callable[[], Iterable[Message]],
-        deadline: Deadline,
-        attempts: Attempts | None = None,
-    ) -> Any:
-        """Sends a request until it is answered, is not worth repeating, or its time is over.
-
-        Args:
-            method: of a stub.
-            request: the message, or for a client-streaming method what makes its messages anew for every attempt.
-            deadline: of all attempts together.
-            attempts: where to note whether an attempt may have been applied without an answer.
-
-        Returns:
-            The method's response message.
-
-        Raises:
-            CellServeError: what the server said, or why it could not be reached.
-        """
-        attempts = attempts or Attempts()
-        number = 0
-        while True:
-            number += 1
-            try:
-                return await self._send_once(method, request, deadline)
-            except CellServeError as error:
-                attempts.failed(error)
-                await self.before_retry(error, number, deadline)
-            except BaseException as error:
-                attempts.failed(error)
-                if isinstance(error, asyncio.CancelledError) and self._closed and not _is_being_cancelled():
-                    raise RunCancelledError("the connection was closed while the request was under way") from None
-                raise
 
     async def before_retry(self, error: CellServeError, attempt: int, deadline: Deadline) -> None:
         """Returns when it is time for the next attempt.
@@ -189,24 +175,55 @@ class Transport:
             raise error
         await self.sleep(delay_s)
 
-    async def _send_once(
+    async def send(
         self,
-        method: Callable[..., Awaitable[Any]],
+        method: Method,
         request: Message | Callable[[], Iterable[Message]],
         deadline: Deadline,
+        metadata: Metadata = (),
     ) -> Any:
+        """Sends a request once.
+
+        Args:
+            method: which one; see ``methods``.
+            request: the message, or for a client-streaming method what makes its messages.
+            deadline: until when it may take.
+            metadata: sent beside it.
+
+        Returns:
+            The method's response message.
+
+        Raises:
+            CellServeError: what the server said, or why it could not be reached.
+        """
         self._require_open()
         remaining_s = deadline.remaining_s()
         if remaining_s <= 0:
             raise self.too_late(deadline.timeout_s)
+        message = request() if callable(request) else request
         try:
-            response = await method(request() if callable(request) else request, timeout=remaining_s)
+            if metadata:
+                response = await method(self)(message, timeout=remaining_s, metadata=metadata)
+            else:
+                response = await method(self)(message, timeout=remaining_s)
         except grpc.aio.AioRpcError as rpc_error:
             if callable(request) and _is_lost_by_grpc(rpc_error):
                 raise UnavailableError("grpc lost the server's answer", retry_after_s=0.0) from rpc_error
             raise self._error_of(rpc_error, deadline) from rpc_error
         self.retrier.succeeded()
         return response
+
+    async def is_serving(self, timeout_s: float) -> bool:
+        """Whether the server answers that it serves (grpc.health.v1), or answers without knowing such questions."""
+        self._open_channel()
+        assert self._channel is not None, "it was opened just now"
+        # The bytes as they are: two fields are no reason to depend on another package.
+        check: Any = self._channel.unary_unary(HEALTH_CHECK)
+        try:
+            answer: bytes = await check(b"", timeout=timeout_s)
+        except grpc.aio.AioRpcError as rpc_error:
+            return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED
+        return answer == SERVING
 
     def _error_of(self, rpc_error: grpc.aio.AioRpcError, deadline: Deadline | None) -> CellServeError:
         error = from_rpc_error(rpc_error)
@@ -258,8 +275,8 @@ class Transport:
     async def close(self) -> None:
         """Closes the connection; requests under way are cancelled. Again: nothing happens."""
         self._closed = True
-        mux, self._mux = self._mux, None
-        if mux is not None:
+        muxes, self._muxes = self._muxes, {}
+        for mux in muxes.values():
             await mux.close()
         channel, self._channel = self._channel, None
         if channel is not None:
@@ -315,9 +332,3 @@ def _is_lost_by_grpc(rpc_error: grpc.aio.AioRpcError) -> bool:
     It says INTERNAL then, without anything from the server; the streamed requests here can be made again.
     """
     return rpc_error.code() is grpc.StatusCode.INTERNAL and rpc_error.details() == "Internal error from Core"
-
-
-def _is_being_cancelled() -> bool:
-    """Whether somebody cancelled the running task, in contrast to the request under it."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

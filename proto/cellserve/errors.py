@@ -117,9 +117,19 @@ class SessionMovedError(AbortedError):
 
 
 class StateRolledBackError(AbortedError):
-    """The session lost steps in a crash (durability ``async``); ``metadata`` has both step counts."""
+    """The session lost steps in a crash (durability ``async``). The run was not applied; feed it again from there."""
 
     reason = "STATE_ROLLED_BACK"
+
+    @property
+    def expected_step(self) -> int:
+        """The step count that the run expected; -1 when it was not told."""
+        return _number_in(self.metadata, "expected_step")
+
+    @property
+    def step_count(self) -> int:
+        """The step count that the session has now, from which its steps are to be fed again; -1: not told."""
+        return _number_in(self.metadata, "step_count")
 
 
 class FailedPreconditionError(CellServeError):
@@ -270,6 +280,12 @@ class GroupStepError(CellServeError):
         self.errors = errors
         self.outputs = outputs
         self.applied = applied
+
+
+def _number_in(metadata: dict[str, str], key: str) -> int:
+    """A number from 0 in the metadata; -1: it is not there."""
+    text = metadata.get(key, "")
+    return int(text) if text.isascii() and text.isdigit() else -1
 
 
 # The client's own: they wrap what came over the wire.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cellserve.errors import FieldInvalidError
-from cellserve_client.address import Address, parse_address, unreachable
+from cellserve_client.address import Address, Addresses, parse_address, parse_addresses, unreachable
 
 REFUSED = (
     "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:50051: Failed to connect to remote host: "
@@ -45,9 +45,31 @@ def test_what_is_no_address(text: str) -> None:
         parse_address(text)
 
 
-def test_several_addresses_are_refused_in_so_many_words() -> None:
-    with pytest.raises(FieldInvalidError, match="exactly one address, host:port; got 2: 'a:1,b:2'"):
-        parse_address("a:1,b:2")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a:1", Addresses((Address("a", 1),), None)),
+        ("a:1, [::1]:2 ,c:3", Addresses((Address("a", 1), Address("[::1]", 2), Address("c", 3)), None)),
+        ("dns:///cells.example.org:50051", Addresses((), Address("cells.example.org", 50051))),
+    ],
+)
+def test_the_addresses_of_a_fleet(text: str, expected: Addresses) -> None:
+    assert parse_addresses(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["a:1,", ",", "a:1,b", "a:1;b:2", "dns:///a:1,b:2", "dns:///", "dns:a:1", "dns://x/a:1"]
+)
+def test_what_is_no_address_of_a_fleet(text: str) -> None:
+    with pytest.raises(FieldInvalidError, match="expected host:port"):
+        parse_addresses(text)
+
+
+def test_an_address_stands_there_once_and_not_too_many_do() -> None:
+    with pytest.raises(FieldInvalidError, match="each address once; got 'a:1,b:1,a:1'"):
+        parse_addresses("a:1,b:1,a:1")
+    with pytest.raises(FieldInvalidError, match="at most 256 addresses; got 257"):
+        parse_addresses(",".join(f"host-{number}:1" for number in range(257)))
 
 
 def test_nobody_there_says_what_to_do() -> None:

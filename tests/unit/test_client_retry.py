@@ -30,9 +30,11 @@ from cellserve.errors import (
     from_rpc_error,
     trailers_of,
 )
+from cellserve_client.address import Address
+from cellserve_client.fleet import Fleet
 from cellserve_client.outcomes import Attempts, was_surely_not_applied
 from cellserve_client.retry import Retrier, RetryPolicy, is_retryable
-from cellserve_client.transport import Transport
+from cellserve_client.transport import Settings, Transport
 
 
 class Longest(random.Random):
@@ -174,7 +176,7 @@ class Method:
 def invoke(
     method: Callable[..., Awaitable[Any]], time: Time, *, timeout_s: float = 10.0, attempts: Attempts | None = None
 ) -> Any:
-    transport = Transport(
+    fleet = Fleet(
         "localhost:50051",
         policy=RetryPolicy(first_delay_s=1.0, max_first_contact_attempts=8),
         clock=time,
@@ -182,7 +184,7 @@ def invoke(
         randomness=Longest(),
     )
     request: Any = "request"
-    return asyncio.run(transport.invoke(method, request, transport.deadline(timeout_s), attempts))
+    return asyncio.run(fleet.invoke(lambda _: method, request, fleet.deadline(timeout_s), attempts))
 
 
 def test_a_request_is_repeated_until_it_is_answered() -> None:
@@ -289,22 +291,22 @@ def test_the_messages_of_a_stream_are_made_anew_for_every_attempt() -> None:
         return "done"
 
     time = Time()
-    transport = Transport("localhost:1", clock=time, sleep=time.sleep)
+    fleet = Fleet("localhost:1", clock=time, sleep=time.sleep)
     requests: Any = lambda: iter([1, 2])  # noqa: E731
-    assert asyncio.run(transport.invoke(method, requests, transport.deadline(None))) == "done"
+    assert asyncio.run(fleet.invoke(lambda _: method, requests, fleet.deadline(None))) == "done"
     assert seen == [[1, 2], [1, 2]]
 
 
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), float("inf"), True, "3"])
 def test_a_timeout_is_seconds_above_0(timeout_s: Any) -> None:
     with pytest.raises(FieldInvalidError, match="timeout_s"):
-        Transport("localhost:1", timeout_s=timeout_s)
+        Fleet("localhost:1", timeout_s=timeout_s)
     with pytest.raises(FieldInvalidError, match="timeout_s"):
-        Transport("localhost:1").deadline(timeout_s)
+        Fleet("localhost:1").deadline(timeout_s)
 
 
 def test_a_connection_belongs_to_one_event_loop() -> None:
-    transport = Transport("localhost:1")
+    transport = Transport(Address("localhost", 1), Settings())
 
     async def use() -> None:
         assert transport.recurrent is not None

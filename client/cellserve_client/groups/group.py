@@ -15,24 +15,26 @@ from cellserve.errors import (
     FieldInvalidError,
     GroupStepError,
     SessionNotFoundError,
+    StateRolledBackError,
     StepOutOfOrderError,
 )
 from cellserve.tensors import Array
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve.v1 import session_pb2
+from cellserve_client import methods
 from cellserve_client.arrays import Inputs, Outputs, as_inputs, as_outputs
 from cellserve_client.deadlines import Deadline, held
 from cellserve_client.definitions import duration
+from cellserve_client.fleet import Fleet
 from cellserve_client.groups.members import GroupMembers
-from cellserve_client.groups.opening import GroupOpening, another_life
-from cellserve_client.groups.run import APPLIED, UNANSWERED, UNKNOWN, GroupRun
+from cellserve_client.groups.opening import GroupPart, another_life
+from cellserve_client.groups.parts import GroupParts
+from cellserve_client.groups.run import APPLIED, REFUSED, UNANSWERED, UNKNOWN, GroupRun
 from cellserve_client.ids import new_session_id
 from cellserve_client.models import ModelInfo
 from cellserve_client.opening import close_after
 from cellserve_client.session_info import SESSIONS_PREFIX, checked_batch_size, session_name
 from cellserve_client.streaming.columns import StepColumns
-from cellserve_client.streaming.stream import StepStream
-from cellserve_client.transport import Transport
 
 # From so many positions on a step is cut in two, so that client and server work at the same time.
 HALVED_FROM = 512
@@ -53,16 +55,16 @@ class SessionGroup:
         batch_size: the rows of each; None: one row without a batch dimension.
     """
 
-    def __init__(self, transport: Transport, model: ModelInfo, batch_size: int | None, ttl: Duration | None) -> None:
+    def __init__(self, fleet: Fleet, model: ModelInfo, batch_size: int | None, ttl: Duration | None) -> None:
         self.model = model
         self.batch_size = batch_size
-        self._transport = transport
+        self._fleet = fleet
         self._columns = StepColumns(model, batch_size)
-        limit = min(model.limits.max_message_bytes, transport.max_message_bytes)
+        limit = min(model.limits.max_message_bytes, fleet.max_message_bytes)
         # A single step that is too large is sent all the same: the server's refusal says what its limit is.
         self._chunk = max(self._columns.max_positions(limit), 1)
         self._members = GroupMembers()
-        self._opening = GroupOpening(transport, model, batch_size, ttl, self._members)
+        self._parts = GroupParts(fleet, model, batch_size, ttl, self._members)
         self._turn = asyncio.Lock()
         self._lost: list[GroupRun] = []
         self._ended = ""
@@ -107,7 +109,7 @@ class SessionGroup:
             ShapeMismatchError, DtypeMismatchError, FieldInvalidError: nothing was sent.
         """
         self._require_not_ended()
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         arrays = as_inputs(inputs, self.model.inputs)
         named = None if members is None else self._members.chosen(members)
         snapshot = self._columns.pack_many(arrays, len(self._members) if named is None else len(named))
@@ -143,21 +145,39 @@ class SessionGroup:
         half = -(-len(indices) // 2) if len(indices) >= HALVED_FROM else len(indices)
         chunk = min(self._chunk, max(half, 1))
         run = GroupRun(self._columns, indices, self._members.step_counts[indices], inputs, chunk)
-        retrier, sleep = self._transport.retrier, self._transport.sleep
+
+        async def send(part: GroupPart, positions: Array) -> dict[int, CellServeError]:
+            return await self._send(run, part, positions, deadline)
+
         try:
             async with asyncio.timeout(max(deadline.remaining_s(), 0.0)):
-                await run.execute(lambda: self._ready(deadline), retrier, sleep, deadline)
+                failed = await self._parts.each(indices, send, deadline)
         except TimeoutError:
             self._lose(run)
-            raise self._transport.too_late(deadline.timeout_s) from None
+            raise self._fleet.too_late(deadline.timeout_s) from None
         except BaseException:
             self._lose(run)
             raise
+        run.fail(np.array(sorted(failed), np.int64), failed)
         self._absorb(run)
         return run
 
-    async def _ready(self, deadline: Deadline) -> tuple[StepStream, int]:
-        return await self._opening.ready(deadline)
+    async def _send(
+        self, run: GroupRun, part: GroupPart, positions: Array, deadline: Deadline
+    ) -> dict[int, CellServeError]:
+        """Sends some positions of a run to one place. Returns why some of them failed."""
+        stream, closed = await part.ready(run.members[positions], deadline)
+        errors: dict[int, CellServeError] = {}
+        if closed:
+            by_index = dict(zip(run.members[positions].tolist(), positions.tolist(), strict=True))
+            errors = {by_index[index]: error for index, error in closed.items()}
+            positions = np.setdiff1d(positions, list(errors))
+        broken = await run.send(stream, part.number, positions, deadline)
+        if broken is not None:
+            errors.update(dict.fromkeys(run.unanswered(positions).tolist(), broken))
+        if run.errors:
+            errors.update((position, run.errors[position]) for position in positions.tolist() if position in run.errors)
+        return errors
 
     def _result(self, run: GroupRun, errors: dict[int, CellServeError]) -> Outputs:
         outputs = as_outputs(run.outputs, self.model.outputs)
@@ -180,9 +200,20 @@ class SessionGroup:
         if applied.all():
             self._members.step_counts[run.members] = run.step_counts
             return
+        self._roll_back(run)
         self._members.step_counts[run.members[applied]] = run.step_counts[applied]
         for position in np.flatnonzero((run.outcome == UNKNOWN) | (run.outcome == UNANSWERED)).tolist():
             self._members.unsettled[int(run.members[position])] = int(run.run_ids[position])
+
+    def _roll_back(self, run: GroupRun) -> None:
+        """Takes over the step counts of members whose last steps a server has lost: they were not stepped now."""
+        for position, error in run.errors.items():
+            if isinstance(error, StateRolledBackError) and error.step_count >= 0:
+                index = int(run.members[position])
+                self._members.step_counts[index] = error.step_count
+                if run.outcome[position] == UNKNOWN:
+                    self._members.doubted[index] = int(run.run_ids[position])
+                    run.outcome[position] = REFUSED
 
     async def _settle(self, chosen: Array, deadline: Deadline) -> dict[int, CellServeError]:
         """Learns what became of lost steps of these members. Returns those that cannot be stepped, and why."""
@@ -230,6 +261,15 @@ class SessionGroup:
             known.doubted[index] = run_id
         elif session.step_count == before + 1 and session.last_run_id == run_id:
             known.step_counts[index] = session.step_count
+        elif session.step_count < before:
+            # In one life nobody's steps go backwards: what was answered has been lost in a crash.
+            known.step_counts[index] = session.step_count
+            del known.unsettled[index]
+            return StateRolledBackError(
+                f"session {known.id_of(index)!r}: {before} steps were applied, and the server has lost the last of "
+                f"them: it is at {session.step_count}; feed them again from there",
+                metadata={"expected_step": str(before), "step_count": str(session.step_count)},
+            )
         else:
             return StepOutOfOrderError(
                 f"session {known.id_of(index)!r}: expected step {before}, or {before + 1} after a request that was not "
@@ -256,9 +296,10 @@ class SessionGroup:
         return np.array(found, np.int64)
 
     async def _read(self, index: int, deadline: Deadline) -> session_pb2.Session:
-        request = pb.GetSessionRequest(name=SESSIONS_PREFIX + self._members.id_of(index))
-        answer: pb.GetSessionResponse = await self._transport.invoke(
-            self._transport.recurrent.GetSession, request, deadline
+        id_ = self._members.id_of(index)
+        request = pb.GetSessionRequest(name=SESSIONS_PREFIX + id_)
+        answer: pb.GetSessionResponse = await self._fleet.invoke(
+            methods.GET_SESSION, request, deadline, way=self._fleet.route(id_), model=self.model.resource_name
         )
         return answer.session
 
@@ -280,12 +321,42 @@ class SessionGroup:
         """
         self._require_not_ended()
         names = _checked_ids(count, ids)
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with held(self._turn, deadline, "session group"):
             self._require_not_ended()
             if ids is not None and not set(ids).isdisjoint(self.ids):
                 raise FieldInvalidError("ids: expected sessions that are no members yet; got one that is")
-            return await self._opening.add(names, timeout_s, is_new=ids is None)
+            return await self._join(names, timeout_s, is_new=ids is None)
+
+    async def _join(self, ids: list[str], timeout_s: float | None, *, is_new: bool) -> Array:
+        """Opens sessions, which are made where they are not there, and makes them members. Returns their indices.
+
+        Args:
+            is_new: the ids were made up here: when one of the sessions cannot be made the others are deleted again.
+        """
+        members, deadline = self._members, self._fleet.deadline(timeout_s)
+        indices = members.reserve(ids)
+        self._parts.spread.put(indices, ids)
+
+        async def open_(part: GroupPart, positions: Array) -> dict[int, CellServeError]:
+            # A stream that breaks has opened some of them perhaps: the same names are opened on the next one.
+            failed = await part.open(part.stream(), indices[positions], deadline, create=True, each_s=timeout_s is None)
+            return {int(positions[position]): error for position, error in failed.items()}
+
+        joined = False
+        try:
+            failed = await self._parts.each(indices, open_, deadline)
+            if failed:
+                first = failed[min(failed)]
+                first.add_note(f"{len(failed)} of {len(ids)} sessions could not join the group; so none has")
+                raise first
+            members.join(indices)
+            joined = True
+        finally:
+            if not joined:
+                self._parts.release(indices, delete=is_new)
+                members.leave(indices)
+        return indices
 
     async def remove(self, members: npt.ArrayLike, *, delete: bool = True, timeout_s: float | None = None) -> None:
         """Members leave; the indices of the others stay what they are.
@@ -295,29 +366,45 @@ class SessionGroup:
             delete: whether their sessions are deleted on the server.
         """
         self._require_not_ended()
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with held(self._turn, deadline, "session group"):
             self._require_not_ended()
             indices = self._members.chosen(members)
             if indices.size:
                 await self._settle(indices, deadline)  # Their indices may be others' by the time that it is known.
-                await self._opening.close(indices, delete, deadline)
+                await self._close(indices, delete, deadline)
                 self._members.leave(indices)
 
     async def close(self, *, timeout_s: float | None = None) -> None:
         """Deletes all sessions on the server. That they are gone already, or closed or detached here, is no error."""
-        deadline = self._transport.deadline(timeout_s)
+        deadline = self._fleet.deadline(timeout_s)
         async with held(self._turn, deadline, "session group"):
             if self._ended:
                 return
-            await self._opening.close(None, True, deadline)
+            await self._close(self._members.indices(), True, deadline)
+            self._parts.leave()
             self._ended = "closed"
+
+    async def _close(self, indices: Array, delete: bool, deadline: Deadline) -> None:
+        """Gives members back, wherever they are. Those that are gone, or in another life, are left alone."""
+        present = np.array([index for index in indices.tolist() if index not in self._members.absent], np.int64)
+
+        async def close(part: GroupPart, positions: Array) -> dict[int, CellServeError]:
+            by_index = dict(zip(present[positions].tolist(), positions.tolist(), strict=True))
+            errors = await part.close(present[positions], delete, deadline)
+            return {
+                by_index[index]: error for index, error in errors.items() if not isinstance(error, SessionNotFoundError)
+            }
+
+        failed = await self._parts.each(present, close, deadline) if present.size else {}
+        if failed:
+            raise failed[min(failed)]
 
     def detach(self) -> list[str]:
         """Leaves the sessions on the server. This object is done with. Returns their ids."""
         if not self._ended:
             self._ended = "detached"
-            self._opening.leave()
+            self._parts.leave()
         return self.ids
 
     def _require_not_ended(self) -> None:
@@ -334,7 +421,7 @@ class SessionGroup:
 
 
 async def create_group(
-    transport: Transport,
+    fleet: Fleet,
     model: ModelInfo,
     *,
     count: int | None,
@@ -345,7 +432,7 @@ async def create_group(
 ) -> SessionGroup:
     """Makes a group on a model version; see ``Server.session_group``."""
     batch_size = checked_batch_size(batch_size)
-    group = SessionGroup(transport, model, batch_size, duration(ttl_s, "ttl_s"))
+    group = SessionGroup(fleet, model, batch_size, duration(ttl_s, "ttl_s"))
     if count != 0 or ids is not None:
         await group.add(count, ids=ids, timeout_s=timeout_s)
     return group

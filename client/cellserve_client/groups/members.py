@@ -20,11 +20,13 @@ class GroupMembers:
         unsettled: by index: the id of a run whose outcome is not known.
         doubted: by index: the id of a run that was not applied when the server was asked.
         absent: by index: why a member cannot be stepped any more.
+        opened: by index: the number of the opening (a part's on one stream) on which it has its handle; 0: none. int64.
     """
 
     def __init__(self) -> None:
         self.step_counts: Array = np.zeros(0, np.int64)
         self.lives: Array = np.zeros(0, np.int64)
+        self.opened: Array = np.zeros(0, np.int64)
         self.unsettled: dict[int, int] = {}
         self.doubted: dict[int, int] = {}
         self.absent: dict[int, CellServeError] = {}
@@ -61,6 +63,7 @@ class GroupMembers:
         if added:
             self.step_counts = np.concatenate([self.step_counts, np.zeros(added, np.int64)])
             self.lives = np.concatenate([self.lives, np.zeros(added, np.int64)])
+            self.opened = np.concatenate([self.opened, np.zeros(added, np.int64)])
             self._is_member = np.concatenate([self._is_member, np.zeros(added, bool)])
         return np.array([*reused, *range(begin, begin + added)], np.int64)
 
@@ -72,6 +75,7 @@ class GroupMembers:
     def leave(self, indices: Array) -> None:
         """They are no members, or have not become any; their indices are free."""
         self._is_member[indices] = False
+        self.opened[indices] = 0
         self._all = None
         for index in indices.tolist():
             self._free.append(index)

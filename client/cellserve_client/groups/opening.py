@@ -1,23 +1,21 @@
-"""How a session group's members get onto the stream that is up, and off it again."""
+"""How a session group's members get onto the stream of one place, and off it again."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
-from google.protobuf.duration_pb2 import Duration
 
-from cellserve.errors import CellServeError, SessionNotFoundError, error_of
+from cellserve.errors import CellServeError, DrainingError, SessionNotFoundError, error_of
 from cellserve.tensors import Array
 from cellserve.v1 import stream_pb2
 from cellserve_client.deadlines import Deadline
+from cellserve_client.fleet import Fleet, Place, Replica
 from cellserve_client.groups.members import GroupMembers
-from cellserve_client.models import ModelInfo
 from cellserve_client.session_info import SESSIONS_PREFIX
 from cellserve_client.streaming.stream import Request, StepStream
-from cellserve_client.transport import Transport
 
 # Names in one Open, and how many of those are under way: the server makes a batch while the next one is read.
 NAMES = 8192
@@ -26,129 +24,120 @@ OPENS = 3
 T = TypeVar("T")
 
 
-class GroupOpening:
-    """Keeps the members of a group open on the connection's stream, each under its index as the handle.
+class Parts(Protocol):
+    """What a part needs of the parts of its group."""
+
+    def next_opening(self) -> int:
+        """A number for one part on one stream, used once."""
+        ...
+
+    def release(self, indices: Array) -> None:
+        """Gives handles back that members have where they are no more."""
+        ...
+
+
+class GroupPart:
+    """The members of a group that are at one place, each under its index as the handle.
 
     Args:
-        transport: the connection.
-        model: the group's.
-        batch_size: rows of each session; None: one row without a batch dimension.
-        ttl: of the sessions that are made; None: the server's default.
+        fleet: the connection.
+        place: the replica, and the stream to it.
+        pattern: an ``Open`` with what is the same in all of them.
         members: the group's.
+        parts: those of the group.
+
+    Attributes:
+        replica: the place's.
+        number: the group's on the stream.
+        opening: the number of this part on the stream that is up, used once; 0: it was on none yet.
     """
 
     def __init__(
-        self,
-        transport: Transport,
-        model: ModelInfo,
-        batch_size: int | None,
-        ttl: Duration | None,
-        members: GroupMembers,
+        self, fleet: Fleet, place: Place, pattern: stream_pb2.Open, members: GroupMembers, parts: Parts
     ) -> None:
-        self._transport = transport
-        self._model = model
-        self._batch_size = batch_size or 0
-        self._ttl = ttl
+        self.replica: Replica = place.replica
+        self.number = 0
+        self.opening = 0
+        self._fleet = fleet
+        self._mux = place.mux
+        self._pattern = pattern
         self._members = members
+        self._parts = parts
         self._stream: StepStream | None = None
-        self._number = 0
+        self._is_spoiled = False
 
-    async def ready(self, deadline: Deadline) -> tuple[StepStream, int]:
-        """A stream on which all members are open, and the group's number there.
+    @property
+    def has_ended_well(self) -> bool:
+        """Whether its stream has ended, and had answered steps before."""
+        return self._stream is not None and self._stream.is_over and self._stream.has_stepped
+
+    def begin(self) -> None:
+        """Nothing of the group is under way: what was given up half opened is closed."""
+        if self._is_spoiled:
+            self._is_spoiled = False
+            self.leave()
+
+    def stream(self) -> StepStream:
+        """The stream that is up.
+
+        Raises:
+            DrainingError: its server is about to stop, and another one can be had.
+            CellServeError: there is none.
+        """
+        stream = self._mux.link.stream()
+        if stream.draining and self._fleet.is_many and not self._fleet.is_pinned:
+            raise DrainingError(f"the server at {self.replica.address} is stopping", retry_after_s=0.0)
+        if stream is not self._stream:
+            self._stream = stream
+            self.number, self.opening = self._mux.next_group_number(), self._parts.next_opening()
+        return stream
+
+    async def ready(self, indices: Array, deadline: Deadline) -> tuple[StepStream, dict[int, CellServeError]]:
+        """Has members open on the stream that is up.
 
         Members whose session is gone, or has begun another life, are noted as absent.
 
-        Raises:
-            CellServeError: there is no such stream within the time and the retries.
-        """
-        attempt = 0
-        while True:
-            stream = self._transport.mux.link.stream()
-            if stream is self._stream:
-                return stream, self._number
-            try:
-                await self._reopen(stream, deadline)
-            except CellServeError as error:
-                attempt += 1
-                await self._transport.before_retry(error, attempt, deadline)
-
-    async def _reopen(self, stream: StepStream, deadline: Deadline) -> None:
-        number = self._transport.mux.next_group_number()
-        indices = self._members.indices()
-        lives = self._members.lives[indices]
-        failed = await self._open(stream, number, indices, deadline, create=False)
-        self._stream, self._number = stream, number
-        for position, error in failed.items():
-            self._members.absent[int(indices[position])] = error
-        changed = np.flatnonzero(self._members.lives[indices] != lives)
-        changed = np.setdiff1d(changed, list(failed))
-        if changed.size:  # They are on the stream, in a life that is not ours.
-            close = stream_pb2.Close(seq=stream.next_seq(), group=number, handles=indices[changed].tolist())
-            stream.send(Request(close=close))
-        self._members.lives[indices] = lives
-        for position in changed.tolist():
-            index = int(indices[position])
-            self._members.absent[index] = another_life(self._members.id_of(index))
-
-    async def add(self, ids: list[str], timeout_s: float | None, *, is_new: bool) -> Array:
-        """Opens sessions, which are made where they are not there, and makes them members. Returns their indices.
-
-        Args:
-            timeout_s: for all; None: the connection's timeout for each message.
-            is_new: the ids were made up here: when one of the sessions cannot be made the others are deleted again.
+        Returns:
+            The stream, and why some could not be opened, by index.
 
         Raises:
-            CellServeError: why the first one could not be opened.
+            CellServeError: no stream can be had, or it refuses them all.
         """
-        indices = self._members.reserve(ids)
-        joined = False
+        stream = self.stream()
+        closed = indices[self._members.opened[indices] != self.opening]
+        if not closed.size:
+            return stream, {}
+        lives = self._members.lives[closed]
         try:
-            # A stream that breaks has opened some of them perhaps: the same names are opened on the next one.
-            attempt = 0
-            while not joined:
-                deadline = self._transport.deadline(timeout_s)
-                stream, number = await self._ready_or_new(deadline)
-                try:
-                    failed = await self._open(stream, number, indices, deadline, create=True, each_s=timeout_s is None)
-                except CellServeError as error:
-                    attempt += 1
-                    await self._transport.before_retry(error, attempt, deadline)
-                    continue
-                if failed:
-                    await self._take_back(stream, number, indices, failed, delete=is_new)
-                    first = failed[min(failed)]
-                    first.add_note(f"{len(failed)} of {len(ids)} sessions could not join the group; so none has")
-                    raise first
-                self._members.join(indices)
-                joined = True
+            failed = await self.open(stream, closed, deadline, create=False)
+            changed = closed[self._members.lives[closed] != lives]
         finally:
-            if not joined:
-                self._members.leave(indices)
-        return indices
+            self._members.lives[closed] = lives
+        errors = {int(closed[position]): error for position, error in failed.items()}
+        for index, error in errors.items():
+            if isinstance(error, SessionNotFoundError):
+                self._members.absent[index] = error
+        changed = np.setdiff1d(changed, list(errors))
+        if changed.size:  # They are on the stream, in a life that is not ours.
+            self._parts.release(changed)
+        for index in changed.tolist():
+            errors[index] = self._members.absent[index] = another_life(self._members.id_of(index))
+        return stream, errors
 
-    async def _ready_or_new(self, deadline: Deadline) -> tuple[StepStream, int]:
-        if len(self._members):
-            return await self.ready(deadline)
-        stream = self._transport.mux.link.stream()
-        if stream is not self._stream:
-            self._stream, self._number = stream, self._transport.mux.next_group_number()
-        return stream, self._number
-
-    async def _open(
-        self,
-        stream: StepStream,
-        number: int,
-        indices: Array,
-        deadline: Deadline,
-        *,
-        create: bool,
-        each_s: bool = False,
+    async def open(
+        self, stream: StepStream, indices: Array, deadline: Deadline, *, create: bool, each_s: bool = False
     ) -> dict[int, CellServeError]:
         """Opens sessions, some thousand a message. Returns the errors by position.
+
+        Args:
+            create: make those that are not there.
+            each_s: the connection's timeout counts for each message, not the deadline for all.
 
         Raises:
             CellServeError: the stream broke, an Open was refused as a whole, or the time was over.
         """
+        self._parts.release(indices)
+        opening = self.opening
         errors: dict[int, CellServeError] = {}
         under_way: list[tuple[int, asyncio.Future[stream_pb2.Opened]]] = []
         starts = list(range(0, len(indices), NAMES))
@@ -157,34 +146,35 @@ class GroupOpening:
                 if starts and len(under_way) < OPENS:
                     start = starts.pop(0)
                     part = indices[start : start + NAMES]
-                    under_way.append((start, self._send_open(stream, number, part, create)))
+                    under_way.append((start, self._send_open(stream, part, create)))
                     continue
-                start, future = under_way.pop(0)
+                start, future = under_way[0]
                 if each_s:
-                    deadline = self._transport.deadline(None)
+                    deadline = self._fleet.deadline(None)
                 opened = await self._in_time(future, deadline)
-                self._note(opened, indices[start : start + NAMES], start, errors, create)
+                del under_way[0]
+                part = indices[start : start + NAMES]
+                self._note(opened, part, start, errors, create)
+                self._members.opened[part] = opening
+                refused = [position - start for position in errors if position >= start]
+                self._members.opened[part[refused]] = 0
         finally:
+            if any(not future.done() for _, future in under_way):
+                self._is_spoiled = True  # Some may be open without our knowing.
             for _, future in under_way:
                 future.cancel()
         return errors
 
-    def _send_open(
-        self, stream: StepStream, number: int, indices: Array, create: bool
-    ) -> asyncio.Future[stream_pb2.Opened]:
+    def _send_open(self, stream: StepStream, indices: Array, create: bool) -> asyncio.Future[stream_pb2.Opened]:
         future: asyncio.Future[stream_pb2.Opened] = asyncio.get_running_loop().create_future()
-        seq = stream.next_seq()
-        stream.expect_opened(seq, partial(_tell, future))
-        request = stream_pb2.Open(
-            seq=seq,
-            group=number,
-            model=self._model.resource_name,
-            names=[SESSIONS_PREFIX + id_ for id_ in self._members.ids_of(indices)],
-            handles=indices.tolist(),
-            batch_size=self._batch_size,
-            ttl=self._ttl,
-            create_if_missing=create,
-        )
+        # Who gave up and does not look at it any more is no reason for a warning.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        request = stream_pb2.Open()
+        request.CopyFrom(self._pattern)
+        request.seq, request.group, request.create_if_missing = stream.next_seq(), self.number, create
+        request.names.extend(SESSIONS_PREFIX + id_ for id_ in self._members.ids_of(indices))
+        request.handles.extend(indices.tolist())
+        stream.expect_opened(request.seq, partial(_tell, future))
         stream.send(Request(open=request))
         return future
 
@@ -203,60 +193,60 @@ class GroupOpening:
         try:
             return await asyncio.wait_for(future, max(deadline.remaining_s(), 0.0))
         except TimeoutError:
-            raise self._transport.too_late(deadline.timeout_s) from None
+            self._is_spoiled = True
+            raise self._fleet.too_late(deadline.timeout_s) from None
 
-    async def _take_back(
-        self, stream: StepStream, number: int, indices: Array, failed: dict[int, CellServeError], *, delete: bool
-    ) -> None:
-        opened = np.delete(indices, sorted(failed))
-        if opened.size:
-            close = stream_pb2.Close(seq=stream.next_seq(), group=number, handles=opened.tolist())
-            close.delete_sessions = delete
-            stream.send(Request(close=close))
-
-    async def close(self, indices: Array | None, delete: bool, deadline: Deadline) -> None:
-        """Gives handles back; None: all, and the group. Returns when the server has done it.
+    async def close(self, indices: Array, delete: bool, deadline: Deadline) -> dict[int, CellServeError]:
+        """Gives handles back, and returns when the server has done it; all are opened before where that is due.
 
         Args:
             delete: delete the sessions too.
 
+        Returns:
+            Why some could not be opened, by index.
+
         Raises:
             CellServeError: the server did not say in time that it has.
         """
-        if indices is None and not len(self._members):
-            return
-        attempt = 0
-        while True:
-            stream, number = await self.ready(deadline)
-            done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            seq = stream.next_seq()
-            stream.expect_closed(seq, partial(_tell, done))
-            handles = () if indices is None else self._present(indices)
-            close = stream_pb2.Close(seq=seq, group=number, handles=handles, delete_sessions=delete)
-            stream.send(Request(close=close))
-            if indices is None:
-                self._stream = None
-            try:
-                await self._in_time(done, deadline)
-                return
-            except CellServeError as error:
-                attempt += 1
-                await self._transport.before_retry(error, attempt, deadline)
+        stream, errors = await self.ready(indices, deadline)
+        handles = indices[self._members.opened[indices] == self.opening]
+        if not handles.size:
+            return errors
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        seq = stream.next_seq()
+        stream.expect_closed(seq, partial(_tell, done))
+        close = stream_pb2.Close(seq=seq, group=self.number, handles=handles.tolist(), delete_sessions=delete)
+        stream.send(Request(close=close))
+        await self._in_time(done, deadline)
+        self._members.opened[handles] = 0
+        return errors
 
-    def _present(self, indices: Array) -> list[int]:
-        """Those that have a handle: an absent one has none, or one of another life."""
-        return [index for index in indices.tolist() if index not in self._members.absent]
+    def release(self, indices: Array, *, delete: bool = False) -> None:
+        """Gives handles back without waiting."""
+        self._send_close(indices.tolist(), delete)
 
     def leave(self) -> None:
-        """Gives all handles back without waiting."""
-        stream, self._stream = self._stream, None
-        if stream is not None and not stream.is_over:
-            stream.send(Request(close=stream_pb2.Close(seq=stream.next_seq(), group=self._number)))
+        """Gives all handles back, and the group, without waiting."""
+        if self._stream is not None:
+            self._send_close((), False)
+        self._stream, self.opening = None, 0
+
+    def _send_close(self, handles: list[int] | tuple[()], delete: bool) -> None:
+        stream = self._stream
+        if stream is None or stream.is_over:
+            return
+        close = stream_pb2.Close(seq=stream.next_seq(), group=self.number, handles=handles, delete_sessions=delete)
+        stream.expect_closed(close.seq, _ignore)  # What a server has closed by itself it may refuse to close.
+        stream.send(Request(close=close))
 
 
 def another_life(session_id: str) -> SessionNotFoundError:
     """Why a member cannot be stepped whose uid has changed."""
     return SessionNotFoundError(f"session {session_id!r}: somebody else reset it, set its state or made it anew")
+
+
+def _ignore(refusal: CellServeError | None) -> None:
+    """Nobody waits for this answer."""
 
 
 def _tell(future: asyncio.Future[T], answer: T | CellServeError) -> None:

@@ -1,9 +1,8 @@
-"""One step of many members of a session group: cut into messages, sent, sent again where it has to be, put together."""
+"""One step of many members of a session group: cut into messages, sent to where they are, put together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import numpy as np
 
@@ -11,7 +10,6 @@ from cellserve.errors import CellServeError, error_of
 from cellserve.tensors import Array
 from cellserve.v1 import stream_pb2
 from cellserve_client.deadlines import Deadline
-from cellserve_client.retry import Retrier, is_retryable
 from cellserve_client.streaming.columns import StepColumns, draw_run_ids
 from cellserve_client.streaming.lanes import Outcome, verdict_of
 from cellserve_client.streaming.stream import Request, StepStream
@@ -55,92 +53,67 @@ class GroupRun:
         self._expected = expected
         self._inputs = inputs
         self._chunk = chunk
-        self._under_way: dict[int, _Message] = {}
-        self._broken: CellServeError | None = None
-        self._stream: StepStream | None = None
-        self._group = 0
-        self._progress: asyncio.Future[None] | None = None
+        self._under_way: set[_Message] = set()
+        self._quiet: asyncio.Future[None] | None = None
 
     @property
     def quiet(self) -> bool:
         """Whether nothing of it is under way."""
         return not self._under_way
 
-    async def execute(
-        self,
-        ready: Callable[[], Awaitable[tuple[StepStream, int]]],
-        retrier: Retrier,
-        sleep: Callable[[float], Awaitable[None]],
-        deadline: Deadline,
-    ) -> None:
-        """Sends it until every position is answered, is not worth repeating, or the time is over.
+    async def send(self, stream: StepStream, group: int, positions: Array, deadline: Deadline) -> CellServeError | None:
+        """Sends some positions on a stream on which they are open, and waits for what comes of them.
 
         Args:
-            ready: gives a stream on which the members are open, and the group's number there.
-            retrier, sleep: of the connection.
+            stream: on which.
+            group: the group's number there.
+            positions: which; all of one place.
             deadline: of the whole.
 
-        Raises:
-            CellServeError: no stream can be had. Otherwise what became of each position is in ``outcome``.
+        Returns:
+            Why the stream broke, if it did: then some of the positions may have no outcome.
         """
-        todo = np.arange(len(self.members))
-        attempt = 0
-        while True:
-            self._broken = None
-            stream, group = await ready()
-            await self._send(stream, group, todo, deadline)
-            todo, error = self._to_repeat()
-            if error is None:
-                return
-            attempt = 1 if self._broken is not None and stream.has_stepped else attempt + 1
-            delay_s = retrier.delay_s(error, attempt, deadline.remaining_s())
-            if delay_s is None:
-                self._fail(todo, error)
-                return
-            await sleep(delay_s)
-            for position in todo.tolist():
-                self.errors.pop(position, None)
-            self.outcome[todo] = UNANSWERED
-
-    async def _send(self, stream: StepStream, group: int, todo: Array, deadline: Deadline) -> None:
-        self._stream, self._group = stream, group
-        parts = _even_parts(todo, self._chunk)
-        while (parts or self._under_way) and self._broken is None:
-            if parts and len(self._under_way) < MAX_MESSAGES:
-                self._send_part(stream, group, parts.pop(0), deadline)
+        part = _Part(stream, group)
+        for position in positions.tolist():
+            self.errors.pop(position, None)
+        self.outcome[positions] = UNANSWERED
+        parts = _even_parts(positions, self._chunk)
+        while (parts or part.under_way) and part.broken is None:
+            if parts and part.under_way < MAX_MESSAGES:
+                self._send_part(part, parts.pop(0), deadline)
                 continue
-            self._progress = asyncio.get_running_loop().create_future()
-            await self._progress
+            part.progress = asyncio.get_running_loop().create_future()
+            await part.progress
+        return part.broken
 
-    def _send_part(self, stream: StepStream, group: int, positions: Array, deadline: Deadline) -> None:
-        message = _Message(self, stream.next_seq(), positions)
+    def _send_part(self, part: _Part, positions: Array, deadline: Deadline) -> None:
+        stream = part.stream
+        message = _Message(self, part, stream.next_seq(), positions)
         request = Request()
         steps = request.steps
-        steps.seq, steps.group = message.seq, group
+        steps.seq, steps.group = message.seq, part.group
         steps.handles.extend(self.members[positions].tolist())
         steps.expected_steps.extend(self._expected[positions].tolist())
         steps.run_ids.extend(self.run_ids[positions].tolist())
         timeout_ms = max(int(deadline.remaining_s() * 1000) + 1, 1)
         steps.timeouts_ms.extend([timeout_ms] * len(positions))
         steps.inputs.extend(_rows(column, positions).tobytes() for column in self._inputs)
-        self._under_way[message.seq] = message
+        self._under_way.add(message)
+        part.under_way += 1
         stream.expect(message.seq, message)
         stream.send(request)
 
-    def _to_repeat(self) -> tuple[Array, CellServeError | None]:
-        """The positions to send again, and why; nothing when all is said."""
-        if self._broken is not None:
-            return np.flatnonzero(self.outcome == UNANSWERED), self._broken
-        again = [position for position, error in self.errors.items() if is_retryable(error)]
-        if not again:
-            return np.empty(0, np.int64), None
-        return np.array(sorted(again)), self.errors[again[0]]
+    def unanswered(self, positions: Array) -> Array:
+        """Those without an outcome."""
+        without: Array = positions[self.outcome[positions] == UNANSWERED]
+        return without
 
-    def _fail(self, positions: Array, error: CellServeError) -> None:
+    def fail(self, positions: Array, errors: dict[int, CellServeError]) -> None:
+        """They are not tried again: why, by position."""
         for position in positions.tolist():
-            self.errors.setdefault(position, error)
+            self.errors[position] = errors[position]
             if self.outcome[position] == UNANSWERED:
-                self.outcome[position] = UNKNOWN
+                self.outcome[position] = UNKNOWN if self._may_be_applied[position] else REFUSED
 
     # --- answers --------------------------------------------------------------------------------------------------
 
@@ -158,29 +131,24 @@ class GroupRun:
         self.outcome[position] = REFUSED if is_sure else UNKNOWN
         self._may_be_applied[position] = not is_sure
 
-    def note_end(self, seq: int, positions: Array, error: CellServeError | None) -> None:
+    def note_end(self, message: _Message, positions: Array, error: CellServeError | None) -> None:
         """The message of these positions was answered to its end, or the stream broke."""
         if error is not None:
             self._may_be_applied[positions[self.outcome[positions] == UNANSWERED]] = True
-        self._under_way.pop(seq, None)
-        self._broken = self._broken or error
-        if self._progress is not None and not self._progress.done():
-            self._progress.set_result(None)
+        self._under_way.discard(message)
+        if self._quiet is not None and not self._under_way and not self._quiet.done():
+            self._quiet.set_result(None)
 
     def give_up(self) -> None:
         """Nobody waits any more: what has not begun is taken back. Answers are still noted."""
-        for message in self._under_way.values():
-            if self._stream is not None and not self._stream.is_over:
-                cancel = stream_pb2.Cancel(seq=message.seq, group=self._group)
-                self._stream.send_first(Request(cancel=cancel))
+        for message in self._under_way:
+            message.cancel()
 
     async def wait_quiet(self, patience_s: float) -> None:
         """Waits a little until everything is answered."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience_s
-        while self._under_way and (left_s := until - loop.time()) > 0:
-            self._progress = loop.create_future()
-            await asyncio.wait((self._progress,), timeout=left_s)
+        if self._under_way:
+            self._quiet = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._quiet,), timeout=patience_s)
 
     def take_over(self, positions: Array, repeated: GroupRun) -> None:
         """Some positions, all refused, were run again: what came of that counts."""
@@ -206,14 +174,49 @@ class GroupRun:
         self.outcome[never] = REFUSED
 
 
+class _Part:
+    """What of a run is sent on one stream, in one go.
+
+    Attributes:
+        under_way: how many of its messages are.
+        broken: why the stream has ended; None: it has not.
+        progress: told when one of them is answered to its end, or the stream has ended.
+    """
+
+    def __init__(self, stream: StepStream, group: int) -> None:
+        self.stream = stream
+        self.group = group
+        self.under_way = 0
+        self.broken: CellServeError | None = None
+        self.progress: asyncio.Future[None] | None = None
+
+    def note_end(self, error: CellServeError | None) -> None:
+        """One of its messages is over."""
+        self.under_way -= 1
+        self.broken = self.broken or error
+        if self.progress is not None and not self.progress.done():
+            self.progress.set_result(None)
+
+
 class _Message:
     """One ``Steps`` of a run."""
 
-    def __init__(self, run: GroupRun, seq: int, positions: Array) -> None:
+    def __init__(self, run: GroupRun, part: _Part, seq: int, positions: Array) -> None:
         self.seq = seq
         self._run = run
+        self._part = part
         self._positions = positions
         self._left = len(positions)
+
+    def cancel(self) -> None:
+        """Takes back what of it has not begun."""
+        stream = self._part.stream
+        if not stream.is_over:
+            stream.send_first(Request(cancel=stream_pb2.Cancel(seq=self.seq, group=self._part.group)))
+
+    def _end(self, error: CellServeError | None) -> None:
+        self._run.note_end(self, self._positions, error)
+        self._part.note_end(error)
 
     def stepped(self, message: stream_pb2.Stepped) -> bool:
         """As ``Sink.stepped``."""
@@ -232,12 +235,12 @@ class _Message:
                 self._run.note_refused(int(self._positions[failed.position]), error_of(failed.status))
             self._left -= len(message.positions) + len(message.errors)
         if self._left == 0:
-            self._run.note_end(self.seq, self._positions, None)
+            self._end(None)
         return self._left == 0
 
     def broken(self, error: CellServeError) -> None:
         """As ``Sink.broken``."""
-        self._run.note_end(self.seq, self._positions, error)
+        self._end(error)
 
 
 def _even_parts(positions: Array, most: int) -> list[Array]:

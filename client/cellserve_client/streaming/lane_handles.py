@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 
-from cellserve.errors import CellServeError, error_of
+from cellserve.errors import CellServeError, ModelNotFoundError, SessionMovedError, error_of
 from cellserve.v1 import stream_pb2
 from cellserve_client.retry import is_retryable
 from cellserve_client.streaming.lanes import Lane, LaneGroup, NotOnStreamError, StepRefused, tell_error
@@ -134,7 +134,7 @@ class LaneHandles:
         for lane, handle in zip(lanes, handles, strict=True):
             group.free(handle)
             lane.opening = 0
-            if is_retryable(error):
+            if is_retryable(error) or isinstance(error, (ModelNotFoundError, SessionMovedError)):
                 tell_error(lane, StepRefused(error))
             else:
                 lane.alone_on = serial

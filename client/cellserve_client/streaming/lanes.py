@@ -42,6 +42,13 @@ class StepRefused(Exception):
         self.error = error
 
 
+class StreamLeft(StepRefused):
+    """The stream has ended or is about to, and the step is to be sent on another replica's.
+
+    Whether it may have been applied is what its lane says, not the error.
+    """
+
+
 class NotOnStreamError(Exception):
     """The stream does not take this session: its step is to be sent alone."""
 

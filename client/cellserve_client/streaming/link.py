@@ -19,6 +19,7 @@ class Link:
         begin: begins a call of StreamSteps.
         error_of_call: what the end of a call means.
         source, on_stepped: as of ``StepStream``.
+        on_draining: called when the server of the stream that is up is about to stop.
         on_end: called when a stream has ended, before those who wait for answers are told.
 
     Attributes:
@@ -34,6 +35,7 @@ class Link:
         error_of_call: Callable[[grpc.aio.AioRpcError], CellServeError],
         source: Callable[[StepStream], Request | None],
         on_stepped: Callable[[int], None],
+        on_draining: Callable[[], None],
         on_end: Callable[[StepStream, CellServeError], None],
     ) -> None:
         self.current: StepStream | None = None
@@ -44,6 +46,7 @@ class Link:
         self._error_of_call = error_of_call
         self._source = source
         self._on_stepped = on_stepped
+        self._on_draining = on_draining
         self._on_end = on_end
         self._living: asyncio.Task[None] | None = None
 
@@ -57,7 +60,9 @@ class Link:
         if self.refusal is not None:
             raise self.refusal
         if self.current is None:
-            self.current = StepStream(self._begin(), self._error_of_call, self._source, self._on_stepped)
+            self.current = StepStream(
+                self._begin(), self._error_of_call, self._source, self._on_stepped, self._on_draining
+            )
             self.serial += 1
             self._living = asyncio.get_running_loop().create_task(self._live(self.current), name="cellserve stream")
         return self.current

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import grpc.aio
 
-from cellserve.errors import CellServeError, DeadlineExceededError, RunCancelledError
+from cellserve.errors import CellServeError, DeadlineExceededError, DrainingError, RunCancelledError
 from cellserve.v1 import stream_pb2
 from cellserve_client.models import ModelInfo
 from cellserve_client.retry import Retrier
@@ -32,6 +32,7 @@ from cellserve_client.streaming.lanes import (
     LaneGroup,
     LostRun,
     NotOnStreamError,
+    StreamLeft,
     tell_error,
 )
 from cellserve_client.streaming.link import Link
@@ -54,9 +55,9 @@ class Wire(Protocol):
     def sleep(self) -> Callable[[float], Awaitable[None]]: ...
     @property
     def retrier(self) -> Retrier: ...
-    def begin_stream(self) -> Any: ...
     def stream_error(self, rpc_error: grpc.aio.AioRpcError) -> CellServeError: ...
     def too_late(self, timeout_s: float) -> DeadlineExceededError: ...
+    def leaves_stream(self, error: CellServeError) -> bool: ...
 
 
 class Mux:
@@ -64,15 +65,18 @@ class Mux:
 
     Args:
         wire: the connection.
+        begin_stream: begins a call of StreamSteps.
 
     Attributes:
         loop: the event loop.
         link: the stream.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, begin_stream: Callable[[], Any]) -> None:
         self.loop = asyncio.get_running_loop()
-        self.link = Link(wire.begin_stream, wire.stream_error, self._next_request, self._note_answer, self._note_end)
+        self.link = Link(
+            begin_stream, wire.stream_error, self._next_request, self._note_answer, self._note_draining, self._note_end
+        )
         self._wire = wire
         self._clock = wire.clock
         self._groups: weakref.WeakValueDictionary[tuple[str, int], LaneGroup] = weakref.WeakValueDictionary()
@@ -278,11 +282,25 @@ class Mux:
 
     # --- streams that end -----------------------------------------------------------------------------------------
 
+    def _note_draining(self) -> None:
+        """The server is about to stop: what was not sent yet goes to another replica, if there is one.
+
+        What was sent is still answered.
+        """
+        error = DrainingError("the server is stopping and takes no new steps", retry_after_s=0.0)
+        if self._wire.leaves_stream(error):
+            self._fail_all(StreamLeft(error))
+            if self.link.current is not None:
+                self.link.current.drop_unsent(error)
+
     def _note_end(self, stream: StepStream, error: CellServeError) -> None:
-        """A stream has ended: what was not answered is sent again on the next one, if it is worth trying."""
+        """A stream has ended: what was not answered is sent again, on the next one or on another replica's."""
         self._requeue()
         if self.link.refusal is not None:
             self._fail_all(NotOnStreamError())
+            return
+        if not self._is_closed and self._wire.leaves_stream(error):
+            self._fail_all(StreamLeft(error))
             return
         if not self._ready or self._is_closed:
             self._wants_waking = True

@@ -42,6 +42,7 @@ class StepStream:
         error_of_call: what the end of the call means.
         source: asked for the next message whenever nothing else is due; None: there is none until ``wake``.
         on_stepped: told the number of each ``Steps`` that gets an answer, before its sink.
+        on_draining: told that the server is about to stop.
 
     Attributes:
         draining: the server is about to stop: nothing that it has not seen yet is to be sent.
@@ -54,6 +55,7 @@ class StepStream:
         error_of_call: Callable[[grpc.aio.AioRpcError], CellServeError],
         source: Callable[[StepStream], Request | None],
         on_stepped: Callable[[int], None],
+        on_draining: Callable[[], None],
     ) -> None:
         self.draining = False
         self.has_stepped = False
@@ -61,6 +63,7 @@ class StepStream:
         self._error_of_call = error_of_call
         self._source = source
         self._on_stepped = on_stepped
+        self._on_draining = on_draining
         self._loop = asyncio.get_running_loop()
         self._urgent: deque[Request] = deque()
         self._outbox: deque[Request] = deque()
@@ -140,6 +143,18 @@ class StepStream:
         for sink in sinks.values():
             sink.broken(error)
 
+    def drop_unsent(self, error: CellServeError) -> None:
+        """Tells those whose messages have not gone out, and never will, that there is no answer."""
+        unsent, self._outbox = self._outbox, deque()
+        for request in unsent:
+            kind = request.WhichOneof("kind")
+            if kind == "steps" and (sink := self._sinks.pop(request.steps.seq, None)) is not None:
+                sink.broken(error)
+            elif kind == "open" and (on_opened := self._opens.pop(request.open.seq, None)) is not None:
+                on_opened(error)
+            elif kind == "close" and (on_closed := self._closes.pop(request.close.seq, None)) is not None:
+                on_closed(error)
+
     async def finish(self) -> None:
         """Tells the server that nothing more will come, and ends the call."""
         self._is_over = True
@@ -205,4 +220,6 @@ class StepStream:
                 raise refusal
         elif kind == "draining":
             # Which sessions move, when not all do, is told by their positions' errors too.
-            self.draining = self.draining or message.draining.whole_stream
+            was_draining, self.draining = self.draining, self.draining or message.draining.whole_stream
+            if self.draining and not was_draining:
+                self._on_draining()
