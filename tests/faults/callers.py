@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ from tests.faults.feed import CELL, CELL_SEED, DEPTH, UNITS, Feed
 
 FIRST_CAPACITY = 256
 LONGEST_SEQUENCE = 6
-SHOWN_ERRORS = 10
+LONGEST_LULL_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Callers:
         self._sessions: list[aio.Session] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._done = asyncio.Event()
+        self._answered = asyncio.Event()
 
     @property
     def ids(self) -> list[str]:
@@ -155,6 +157,12 @@ class Callers:
         """Has every caller finish the call that it is at, and returns when all have."""
         self._done.set()
         await asyncio.gather(*self._tasks)
+
+    async def until_steps_go_on(self) -> None:
+        """Returns with the next step that is acknowledged, or after a while: then callers will tell what is wrong."""
+        self._answered.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), LONGEST_LULL_S)
 
     def require_running(self) -> None:
         """A bug of a caller is not to be found at the end alone.
@@ -198,6 +206,7 @@ class Callers:
         answers.add(np.reshape(np.asarray(outputs), (steps, UNITS)), now)
         self.tally.steps += steps
         self.tally.calls += 1
+        self._answered.set()
         if session.step_count != len(answers):
             self.tally.errors.append(
                 f"session {index}: {len(answers)} steps were acknowledged, and it counts {session.step_count}"

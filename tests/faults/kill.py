@@ -114,6 +114,7 @@ async def run(plan: KillPlan, fleet: Fleet, note: Callable[[int, str], None]) ->
                 plan.load.seed,
                 plan.moments,
                 callers.require_running,
+                callers.until_steps_go_on,
                 lambda kills: note(kills, f"{callers.tally.steps:,} steps"),
             )
             try:
