@@ -20,6 +20,8 @@ from cellserve.errors import (
     DeadlineExceededError,
     DrainingError,
     RunCancelledError,
+    StateRolledBackError,
+    StepOutOfOrderError,
 )
 from cellserve.tensors import Array
 from cellserve_server.admission import check_alive, is_repeat
@@ -30,6 +32,7 @@ from cellserve_server.incidents import internal_error
 from cellserve_server.lanes import LaneTable, metrics_label
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel
+from cellserve_server.ownership import Ownership
 from cellserve_server.records import encode_states
 from cellserve_server.run_queue import RunQueue
 from cellserve_server.runs import Run, RunResult
@@ -63,6 +66,7 @@ class Engine:
         lanes: what is kept for each model.
         queue: how much is under way.
         writer: writes states to a store before steps are answered; None: memory is where they are.
+        ownership: looks whether sessions are still here before runs are refused; None: they are nowhere else.
         on_moved: called when states in memory have moved on that are to be written later; None: there are none.
         store_refusal: why no new work is taken although the server does not stop; None: it is.
     """
@@ -78,6 +82,7 @@ class Engine:
         self.clock = clock
         self.draining = False
         self.writer: StateWriter | None = None
+        self.ownership: Ownership | None = None
         self.on_moved: Callable[[], None] | None = None
         self.store_refusal: CellServeError | None = None
         # Twice: a table may have grown to twice of what is in it.
@@ -118,6 +123,8 @@ class Engine:
         """Stops the loop and the compute threads."""
         await self._ticks.stop()
         await self._whole.stop()
+        if self.ownership is not None:
+            await self.ownership.stop()
 
     # --- what comes in ----------------------------------------------------------------------------------------
 
@@ -264,6 +271,11 @@ class Engine:
                 self._sessions.check_life(session, run.uid)
                 run.replaying = is_repeat(run, session)
             run.prepare()
+        except (StepOutOfOrderError, StateRolledBackError) as error:
+            if session is None or self.ownership is None:
+                self._settle(run, error)
+            else:
+                self.ownership.refuse(run, session, error)
         except CellServeError as error:
             self._settle(run, error)
         except MemoryError as error:

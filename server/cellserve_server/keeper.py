@@ -19,11 +19,13 @@ Outcome: TypeAlias = Session | CellServeError
 class Keeper(Protocol):
     """Finds, makes and ends sessions, wherever they are. Whoever changes a session's life holds it meanwhile."""
 
-    async def find(self, wanted: Sequence[tuple[SessionKey, str]]) -> list[Outcome]:
+    async def find(self, wanted: Sequence[tuple[SessionKey, str]], *, sure: bool = False) -> list[Outcome]:
         """The sessions of these keys, in memory from now on, each key once.
 
         Args:
             wanted: keys, each with the uid of the life that is meant, or an empty one.
+            sure: whether it has to be known that no other replica has them by now. A step need not know: it is
+                written, or refused. Whoever is only told of a session has to.
 
         Returns:
             For each the session, or why it is not to be had: ``SessionNotFoundError``, ``SessionMovedError``,
@@ -79,7 +81,7 @@ class MemoryKeeper:
         self._sessions = residents.sessions
         self._metrics = metrics
 
-    async def find(self, wanted: Sequence[tuple[SessionKey, str]]) -> list[Outcome]:
+    async def find(self, wanted: Sequence[tuple[SessionKey, str]], *, sure: bool = False) -> list[Outcome]:
         """As ``Keeper.find``."""
         found: list[Outcome] = []
         for key, uid in wanted:

@@ -17,6 +17,7 @@ from cellserve_server.keeper import Keeper, MemoryKeeper
 from cellserve_server.metrics import Metrics
 from cellserve_server.model_finder import ModelFinder
 from cellserve_server.models import ModelRepository
+from cellserve_server.ownership import Ownership
 from cellserve_server.peers import Peers
 from cellserve_server.residents import Residents
 from cellserve_server.seats import DIRTY
@@ -87,6 +88,7 @@ class Keeping:
             loses_steps=config.durability == "async",
         )
         self.keeper = self.stored = StoreKeeper(config, store, residents, takeover, self._peers, metrics, clock, new_id)
+        self._engine.ownership = Ownership(self.stored.confirm, self._engine.finish, self._engine.fail)
         if config.durability == "sync":
             self._engine.writer = StateWriter(store, metrics, self.stored.on_fenced, self.stored.on_doubt, on_bug)
         else:

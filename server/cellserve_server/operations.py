@@ -39,16 +39,17 @@ class SessionOperations:
         self._new_id = new_id
         self._default_ttl_s = default_ttl_s
 
-    async def find(self, key: SessionKey, uid: str = "") -> Session:
+    async def find(self, key: SessionKey, uid: str = "", *, sure: bool = False) -> Session:
         """A session, in memory from now on.
 
         Args:
             uid: the life that is meant; empty: whichever there is.
+            sure: as of ``Keeper.find``.
 
         Raises:
             CellServeError: it is not there, another replica has it, its record is damaged, ...; as of ``Keeper.find``.
         """
-        return _the_one(await self.keeper.find([(key, uid)]))
+        return _the_one(await self.keeper.find([(key, uid)], sure=sure))
 
     async def create(
         self,
@@ -82,7 +83,7 @@ class SessionOperations:
         except SessionExistsError:
             if not origin.request_id:
                 raise
-            session = await self.find(key)
+            session = await self.find(key, sure=True)
             if not _was_begun_by(session, origin):
                 raise
             return session
@@ -96,12 +97,12 @@ class SessionOperations:
             For each the session, whatever its model and batch size, or why it is not to be had.
         """
         if not create:
-            return await self.keeper.find([(key, "") for key in keys])
+            return await self.keeper.find([(key, "") for key in keys], sure=True)
         # In this order, because in bulk most of them are new.
         opened = await self._create([Birth(key, model, batch_size, self._ttl_of(ttl_s)) for key in keys])
         there = [index for index, outcome in enumerate(opened) if isinstance(outcome, SessionExistsError)]
         if there:
-            found = await self.keeper.find([(keys[index], "") for index in there])
+            found = await self.keeper.find([(keys[index], "") for index in there], sure=True)
             for index, outcome in zip(there, found, strict=True):
                 opened[index] = outcome
         return opened
@@ -112,7 +113,7 @@ class SessionOperations:
         Raises:
             CellServeError: as of ``find``.
         """
-        session = await self.find(key)
+        session = await self.find(key, sure=True)
 
         def read() -> SessionSnapshot:
             self.sessions.check_life(session, "")
@@ -172,7 +173,7 @@ class SessionOperations:
         Raises:
             CellServeError: the first is not to be had, as of ``find``, or the second was not made, as of ``create``.
         """
-        session = await self.find(key, uid)
+        session = await self.find(key, uid, sure=True)
 
         def read() -> tuple[int, list[Array]]:
             self.sessions.check_life(session, uid)

@@ -36,6 +36,7 @@ class PeerService(peer_service_pb2_grpc.PeerServiceServicer):
         if len(request.sessions) > MAX_SESSIONS:
             raise FieldInvalidError(f"sessions: expected at most {MAX_SESSIONS}; got {len(request.sessions)}")
         keeper, taker = self._keeper, request.taker
+        keeper.heard_from(taker)
         released = await asyncio.gather(
             *(keeper.let_go(SessionKey(asked.tenant, asked.id), asked.epoch, taker) for asked in request.sessions)
         )

@@ -58,6 +58,10 @@ class Peers:
             return False
         return True
 
+    def heard_from(self, owner: str) -> None:
+        """A replica has asked for something: it is there again, and is asked before sessions are taken from it."""
+        self._silent_until.pop(owner, None)
+
     async def close(self) -> None:
         """Closes the connections."""
         channels, self._channels = self._channels, {}

@@ -115,12 +115,26 @@ class Session:
         seats, seat: where its record and its states are.
         base: where its record begins in ``seats.words``.
         ended: why it is gone; empty while it lives. Then its seat is another's.
+        ended_why: what there is to say about that besides.
         active: the run under way; None too while a block of single steps has it.
         kept: what is known of its record; None where there is no store.
         waiting: what is to be done when the work before it is over, in the order in which it came.
     """
 
-    __slots__ = ("active", "base", "batch_size", "ended", "kept", "key", "model", "seat", "seats", "uid", "waiting")
+    __slots__ = (
+        "active",
+        "base",
+        "batch_size",
+        "ended",
+        "ended_why",
+        "kept",
+        "key",
+        "model",
+        "seat",
+        "seats",
+        "uid",
+        "waiting",
+    )
 
     def __init__(
         self, key: SessionKey, uid: str, model: LoadedModel, batch_size: int, seats: Seats[Session], life: int
@@ -130,6 +144,7 @@ class Session:
         self.model = model
         self.batch_size = batch_size
         self.ended = ""
+        self.ended_why = ""
         self.active: Work | None = None
         self.kept: Kept | None = None
         self.waiting: deque[Callable[[], None]] | None = None  # Made when something waits: most never need it.

@@ -136,7 +136,7 @@ class SessionTable:
             case "doubted" | "evicted" | "released":
                 return StoreUnavailableError(
                     f"sessions/{session.key.id}: {_DEPARTURES[session.ended]}; it was not applied, or will be "
-                    "recognised when it is repeated",
+                    f"recognised when it is repeated{f' ({session.ended_why})' if session.ended_why else ''}",
                     metadata={"session": session.key.id},
                     retry_after_s=STORE_RETRY_S,
                 )
@@ -217,13 +217,15 @@ class SessionTable:
         self._end(session, cause)
         self._expiry.note_ended(self._sessions.values())
 
-    def depart(self, session: Session, cause: str, new_owner: str = "") -> None:
+    def depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
         """Takes a session out of memory that lives on in the store.
 
         Args:
             cause: one of those above.
             new_owner: of one that has moved, the address of the replica that has it; empty: not known.
+            why: what its users are told besides.
         """
+        session.ended_why = why
         if cause == MOVED:
             self.new_owners.pop(session.key, None)
             while len(self.new_owners) >= max(self._config.max_tombstones, 1):

@@ -85,9 +85,14 @@ class StoreKeeper:
 
     # --- as of Keeper ------------------------------------------------------------------------------------------------
 
-    async def find(self, wanted: Sequence[tuple[SessionKey, str]]) -> list[Outcome]:
+    async def find(self, wanted: Sequence[tuple[SessionKey, str]], *, sure: bool = False) -> list[Outcome]:
         """As ``Keeper.find``."""
         outcomes: dict[SessionKey, Outcome] = {}
+        here = [(self._sessions.resident(key), uid) for key, uid in wanted]
+        # Another replica may have begun a life that is not known here.
+        doubtful = [found for found, uid in here if found is not None and (sure or (uid and uid != found.uid))]
+        if doubtful:
+            await self.confirm(doubtful)
         missing = self._residents_of([key for key, _ in wanted], outcomes)
         missing += [key for key, _ in wanted if key in self._changing and key in outcomes]
         if missing:
@@ -157,7 +162,35 @@ class StoreKeeper:
         """As ``Keeper.list_after``."""
         return await self._listing.page(tenant, after_id, limit, model)
 
+    async def confirm(self, sessions: Sequence[Session]) -> None:
+        """Looks whether sessions are still held here; those that another replica has taken unasked leave memory.
+
+        Raises:
+            StoreUnavailableError: it is not known.
+        """
+        # While a flush claims sessions anew, their epochs in the store are ahead of those here.
+        async with self._nothing_on_its_way():
+            held = [(session, session.kept.held.epoch) for session in sessions if not session.ended and session.kept]
+            if not held:
+                return
+            keys = [session.key for session, _ in held]
+            found = await self._watched("look", lambda: self._store.look(keys), keys)
+        lost = [
+            (session, what)
+            for (session, epoch), what in zip(held, found, strict=True)
+            if what is None or what.tombstone or what.epoch != epoch
+        ]
+        for session, what in lost:
+            if not session.ended:
+                self._depart(session, MOVED, "" if what is None else what.owner)
+        if lost:
+            self._log.warning("lost_unasked", sessions=len(lost), example=lost[0][0].key.id)
+
     # --- letting go --------------------------------------------------------------------------------------------------
+
+    def heard_from(self, taker: str) -> None:
+        """Another replica asks for sessions: it is there."""
+        self._peers.heard_from(taker)
 
     async def let_go(self, key: SessionKey, epoch: int, taker: str) -> bool:
         """Another replica wants a session: it goes once what is under way is over, and is in the store.
@@ -168,6 +201,8 @@ class StoreKeeper:
         Raises:
             StoreUnavailableError: it could not be written; it stays.
         """
+        while (change := self._changing.get(key)) is not None:
+            await asyncio.wait((change,))  # It may be on its way into memory just now, claimed by this very epoch.
         session = self._sessions.resident(key)
         if session is None or session.kept is None or session.kept.held.epoch != epoch:
             return False
@@ -200,7 +235,7 @@ class StoreKeeper:
         self._metrics.store_failed("write")
         self._log.warning("store_write_failed", sessions=len(sessions), error=error.message)
         for session in sessions:
-            self._depart(session, DOUBTED)
+            self._depart(session, DOUBTED, why=error.message)
 
     async def release_all(self) -> None:
         """The server stops, and nothing is under way: all is written, and nobody has to be asked for it any more.
@@ -219,8 +254,8 @@ class StoreKeeper:
                 if not session.ended:
                     self._depart(session, RELEASED)
 
-    def _depart(self, session: Session, cause: str, new_owner: str = "") -> None:
-        self._sessions.depart(session, cause, new_owner)
+    def _depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
+        self._sessions.depart(session, cause, new_owner, why)
         if cause == MOVED:
             self._moved_at.pop(session.key, None)
             self._moved_at[session.key] = self._clock()
@@ -302,9 +337,9 @@ class StoreKeeper:
         """Changes a session's record, or sends the session away and raises why."""
         try:
             (done,) = await self._watched(operation, change, [session.key])
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             if not session.ended:
-                self._depart(session, DOUBTED)
+                self._depart(session, DOUBTED, why=error.message)
             raise
         if not done:
             await self.on_fenced([session])

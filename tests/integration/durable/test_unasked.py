@@ -1,0 +1,135 @@
+"""Replicas that lose sessions without being asked, or while they bring them: none speaks of what it does not have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from cellserve.errors import SessionMovedError, StepOutOfOrderError, StoreUnavailableError
+from cellserve.tensors import tensor_from_array
+from cellserve.v1 import recurrent_service_pb2 as messages
+from cellserve_server.config import ServerConfig
+from cellserve_server.stores.base import Store
+from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, inputs_of, step, step_error
+from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
+
+
+class SlowClaims(FaultyStore):
+    """A store whose answers to claims take until a test lets them through.
+
+    Attributes:
+        claimed: set when a claim has been done.
+        answered: when it is set, the answer comes.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.claimed = asyncio.Event()
+        self.answered = asyncio.Event()
+
+    async def claim(self, *arguments: Any) -> Any:
+        """As ``Store.claim``."""
+        result = await self.store.claim(*arguments)
+        self.claimed.set()
+        await self.answered.wait()
+        return result
+
+
+def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
+    """Has a replica take a session from another one as if that did not answer, and do a step."""
+    peers = server.app.keeping._peers
+    server.loop.call(lambda: peers._silent_until.update({victim.address: float("inf")}))
+    step(server, number)
+    server.loop.call(lambda: peers._silent_until.clear())
+
+
+def read(server: RunningApp) -> int:
+    request = messages.GetSessionRequest(name="sessions/s")
+    answer: messages.GetSessionResponse = server.stubs.recurrent.GetSession(request, timeout=RPC_TIMEOUT_S)
+    return answer.session.step_count
+
+
+@pytest.mark.parametrize("expected_step", [0, 2, 3])
+def test_an_old_copy_refuses_no_step_for_its_number(replicas: Replicas, expected_step: int) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    step(first, 0)
+    take_unasked(second, first, 1)
+    error = step_error(first, expected_step, run_id=77)
+    assert isinstance(error, SessionMovedError)
+    assert error.metadata["owner"] == second.address
+    assert isinstance(step_error(second, 7), StepOutOfOrderError)
+    assert step(second, 2).step_count == 3
+
+
+def test_an_old_copy_is_not_read(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    step(first, 0)
+    take_unasked(second, first, 1)
+    assert isinstance(error_of_call(lambda: read(first)), SessionMovedError)
+    replicas.clock.advance(1)
+    assert read(first) == 2
+
+
+def test_an_old_copy_does_not_deny_a_life_that_began_elsewhere(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    take_unasked(second, first, 0)
+    reset = messages.ResetSessionRequest(name="sessions/s")
+    uid = second.stubs.recurrent.ResetSession(reset, timeout=RPC_TIMEOUT_S).session.uid
+    assert isinstance(step_error(first, 0, uid=uid), SessionMovedError)
+    replicas.clock.advance(1)
+    assert step(first, 0, uid=uid).step_count == 1
+
+
+def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.store)
+    server = replicas.start(store=store)
+    replicas.create(server)
+    step(server, 0)
+    store.failing.add("look")
+    assert isinstance(step_error(server, 5), StoreUnavailableError)
+    assert isinstance(error_of_call(lambda: read(server)), StoreUnavailableError)
+    store.failing.clear()
+    assert isinstance(step_error(server, 5), StepOutOfOrderError)
+    assert step(server, 1).step_count == 2
+
+
+@pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
+def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
+    replicas: Replicas, config: ServerConfig
+) -> None:
+    first = replicas.start(config)
+    replicas.create(first)
+    store = first.loop.call(lambda: SlowClaims(replicas.store))
+    second, third = replicas.start(config, store), replicas.start(config)
+    bringing = second.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
+    second.loop.run(store.claimed.wait())
+    # It has claimed the session, and does not know it yet.
+    taking = third.stubs.recurrent.Step.future(_request(1), timeout=RPC_TIMEOUT_S)
+    third.wait_until(lambda: _is_asked(second))
+    second.loop.call(store.answered.set)
+    counts = [bringing.result().step_count, taking.result().step_count]
+    assert counts == [1, 2]
+    assert isinstance(step_error(second, 2), SessionMovedError)
+    assert step(third, 2).step_count == 3
+
+
+def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.store)
+    server = replicas.start(store=store)
+    replicas.create(server)
+    store.failing.add("write")
+    assert "the test has it fail" in step_error(server, 0).message
+
+
+def _request(number: int) -> messages.StepRequest:
+    return messages.StepRequest(name="sessions/s", inputs=[tensor_from_array(inputs_of(number))], run_id=number + 100)
+
+
+def _is_asked(server: RunningApp) -> bool:
+    """Whether another replica's question is under way there, beside the step."""
+    return server.app.interceptor.active == 2
