@@ -107,6 +107,11 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code in _CORRUPT or (code == 0 and isinstance(error, sqlite3.OperationalError))
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process has the file locked; nothing was done."""
+    return error_code(error) == sqlite3.SQLITE_BUSY
+
+
 def is_stale(error: sqlite3.Error) -> bool:
     """Whether the connection is to be made anew before the next operation."""
     return error_code(error) in _STALE

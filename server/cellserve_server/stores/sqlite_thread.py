@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
 from cellserve.errors import StoreUnavailableError
-from cellserve_server.stores.sqlite_file import Connect, is_damage, is_stale, unavailable
+from cellserve_server.stores.sqlite_file import Connect, is_busy, is_damage, is_stale, unavailable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -34,6 +34,7 @@ class SqliteThread:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._executor = ThreadPoolExecutor(1, name)
+        self._jobs = 0  # that the thread has
         self._is_closed = False
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -44,7 +45,35 @@ class SqliteThread:
         """
         if self._is_closed:
             raise StoreUnavailableError(f"the store {self._url}: it is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
+        self._jobs += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
+        finally:
+            self._jobs -= 1
+
+    def run_here(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Does a short job on the event loop, where no lock of another process has to be waited for.
+
+        Returns:
+            What the job gave; None: it is to be given to the thread, nothing was done.
+
+        Raises:
+            StoreUnavailableError: as of ``run``.
+        """
+        connection = self._connection
+        if self._jobs or self._is_closed or connection is None:
+            return None
+        (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            return self._run(job)
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, sqlite3.Error) and is_busy(error.__cause__):
+                return None
+            raise
+        finally:
+            if self._connection is connection:
+                connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
 
     async def close(self) -> None:
         """Lets the connection go once the jobs that were begun are done."""
