@@ -27,18 +27,26 @@ def client(
     timeout_s: float = CLIENT_TIMEOUT_S,
     retry: RetryPolicy | None = None,
     coalesce: bool = True,
+    pinned: bool = False,
+    proxied: bool = False,
 ) -> Iterator[Server]:
     """A connection of either client, with the calls of the blocking one.
 
     Args:
         loop: where the client for asyncio runs.
         coalesce: whether steps go over the stream.
+        pinned, proxied: as of ``connect``.
     """
     if kind == "blocking":
-        with cellserve_client.connect(address, timeout_s=timeout_s, retry=retry, coalesce=coalesce) as server:
+        with cellserve_client.connect(
+            address, timeout_s=timeout_s, retry=retry, coalesce=coalesce, pinned=pinned, proxied=proxied
+        ) as server:
             yield server
         return
-    waited_for = Waited(aio.connect(address, timeout_s=timeout_s, retry=retry, coalesce=coalesce), loop)
+    connected = aio.connect(
+        address, timeout_s=timeout_s, retry=retry, coalesce=coalesce, pinned=pinned, proxied=proxied
+    )
+    waited_for = Waited(connected, loop)
     with waited_for:
         yield cast(Server, waited_for)
 

@@ -23,6 +23,7 @@ from cellserve.errors import (
     FailedPreconditionError,
     FieldInvalidError,
     ResourceExhaustedError,
+    RunCancelledError,
     UnavailableError,
     from_rpc_error,
 )
@@ -154,8 +155,7 @@ class Transport:
     def stream_error(self, rpc_error: grpc.aio.AioRpcError) -> CellServeError:
         """What the end of a stream means. One that was cut on its way is a lost connection, whatever grpc calls it."""
         error = self._error_of(rpc_error, None)
-        has_details = any(key == STATUS_DETAILS_KEY for key, _ in rpc_error.trailing_metadata() or ())
-        if rpc_error.code() in _CUT and not has_details:
+        if rpc_error.code() in _CUT and not _has_details(rpc_error):
             return UnavailableError(f"lost the stream to {self.address.target}: {error.message}")
         return error
 
@@ -228,6 +228,9 @@ class Transport:
     def _error_of(self, rpc_error: grpc.aio.AioRpcError, deadline: Deadline | None) -> CellServeError:
         error = from_rpc_error(rpc_error)
         if type(error) is UnavailableError and error.retry_after_s is None:
+            return unreachable(self.address, error.message, self.retrier.was_reached)
+        if isinstance(error, RunCancelledError) and not _has_details(rpc_error):
+            # A server that ends, or a proxy, has cut it off: who cancels here gets no error of grpc's.
             return unreachable(self.address, error.message, self.retrier.was_reached)
         if isinstance(error, DeadlineExceededError) and deadline is not None:
             # grpc's own words, of which there are several; a server that was in time to refuse has better ones.
@@ -324,6 +327,11 @@ def checked_timeout(timeout_s: float) -> float:
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise FieldInvalidError(f"timeout_s: expected seconds above 0, at most {MAX_TIMEOUT_S:g}; got {timeout_s!r}")
     return float(timeout_s)
+
+
+def _has_details(rpc_error: grpc.aio.AioRpcError) -> bool:
+    """Whether CellServe itself has said what is wrong."""
+    return any(key == STATUS_DETAILS_KEY for key, _ in rpc_error.trailing_metadata() or ())
 
 
 def _is_lost_by_grpc(rpc_error: grpc.aio.AioRpcError) -> bool:

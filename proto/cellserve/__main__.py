@@ -1,7 +1,8 @@
 """The ``cellserve`` command. It has no commands of its own: installed packages register theirs.
 
 A package registers a command by an entry point in the group ``cellserve.commands``: its name is the command's, and what
-it loads is called with the remaining arguments and returns the exit code. The object's docstring is its help line.
+it loads is called with the remaining arguments and returns the exit code. The object's docstring is its help line. One
+whose name has a dash is called by two words: ``sessions-export`` is ``cellserve sessions export``.
 """
 
 from __future__ import annotations
@@ -29,25 +30,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"cellserve {version('cellserve-proto')}")
         return 0
-    entry = known.get(arguments[0])
+    words = 2 if "-".join(arguments[:2]) in known else 1
+    entry = known.get("-".join(arguments[:words]))
     if entry is None:
         print(f"cellserve: no command {arguments[0]!r}. There are: {', '.join(known) or 'none'}.", file=sys.stderr)
         return USAGE_ERROR
     try:
         command = entry.load()
     except ModuleNotFoundError as error:
-        print(f"cellserve {entry.name}: {_missing(entry, error)}", file=sys.stderr)
+        print(f"cellserve {_words_of(entry.name)}: {_missing(entry, error)}", file=sys.stderr)
         return 1
-    return int(command(list(arguments[1:])) or 0)
+    return int(command(list(arguments[words:])) or 0)
 
 
 def _help(known: dict[str, EntryPoint]) -> str:
     lines = ["Usage: cellserve COMMAND [OPTIONS]", "", "Serves recurrent models over gRPC.", "", "Commands:"]
     width = max(map(len, known), default=0)
-    lines += [f"  {name:{width}}  {_summary(entry)}" for name, entry in known.items()]
+    lines += [f"  {_words_of(name):{width}}  {_summary(entry)}" for name, entry in known.items()]
     if not known:
         lines.append("  none: install cellserve-server (to serve) or cellserve-client[cli] (to call).")
     return "\n".join([*lines, "", "`cellserve COMMAND --help` tells more."])
+
+
+def _words_of(name: str) -> str:
+    return name.replace("-", " ")
 
 
 def _summary(entry: EntryPoint) -> str:

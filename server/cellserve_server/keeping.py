@@ -97,6 +97,7 @@ class Keeping:
                 store, self._engine, config.flush_interval_ms / 1000, clock, self._peers, self.stored.on_fenced
             )
             self._engine.on_moved = self.stored.flusher.note_change
+            residents.flush = self.stored.flusher.flush
 
     async def start(self, own_address: str) -> None:
         """Opens the store.

@@ -108,9 +108,13 @@ class LaneTable:
         """The seats of all models."""
         return [seats for lane in self._lanes.values() for seats in lane.tables()]
 
-    def idlest(self, count: int) -> list[Session]:
-        """The sessions that do nothing, and that the store has as they are: those used longest ago first, so many."""
-        idle = [(seats, *seats.idle()) for seats in self.tables()]
+    def idlest(self, count: int, spared: int) -> list[Session]:
+        """The sessions that do nothing, and that the store has as they are: those used longest ago first, so many.
+
+        Args:
+            spared: as of ``Seats.idle``.
+        """
+        idle = [(seats, *seats.idle(spared)) for seats in self.tables()]
         used = np.concatenate([times for _, _, times in idle] or [np.empty(0)])
         if count < len(used):
             chosen = np.argpartition(used, count)[:count]

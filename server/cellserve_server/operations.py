@@ -77,7 +77,9 @@ class SessionOperations:
         """
         birth = Birth(key, model, batch_size, self._ttl_of(ttl_s), leaves, step_count, origin)
         try:
-            return _the_one(await self._create([birth]))
+            session = _the_one(await self._create([birth]))
+            session.need(False)
+            return session
         except SessionExistsError:
             if not origin.request_id:
                 raise
@@ -115,6 +117,7 @@ class SessionOperations:
 
         def read() -> SessionSnapshot:
             self.sessions.check_life(session, "")
+            session.need(False)
             return session.snapshot(session.read_state() if with_state else None)
 
         return await self.engine.in_turn(session, read)

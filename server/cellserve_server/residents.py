@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from cellserve.tensors import Array
@@ -12,6 +12,7 @@ from cellserve_server.engine import Engine
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel, ModelRepository
+from cellserve_server.seats import NEEDED
 from cellserve_server.session import NO_ORIGIN, Origin, Session
 from cellserve_server.sessions import EVICTED, SessionTable
 
@@ -19,6 +20,9 @@ EXPIRY_TIMER_MIN_S = 1.0
 EXPIRY_TIMER_MAX_S = 3600.0
 # What is sent away when there is no more room, at least: finding who was idle longest looks at everyone.
 EVICTED_SHARE = 64
+# How long room is waited for while all that could go is busy.
+ROOM_WAIT_S = 1.0
+ROOM_POLL_S = 0.005
 
 
 class Birth(NamedTuple):
@@ -53,6 +57,10 @@ class Birth(NamedTuple):
         return 2 * self.rows * self.model.state_bytes_per_row
 
 
+async def _nothing() -> None:
+    """What is to be written where nothing is."""
+
+
 class Residents:
     """The sessions in memory.
 
@@ -66,6 +74,7 @@ class Residents:
     Attributes:
         sessions: them.
         engine: steps them.
+        flush: writes what the store does not have yet.
     """
 
     def __init__(
@@ -84,6 +93,7 @@ class Residents:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0  # unix seconds
+        self.flush: Callable[[], Awaitable[None]] = _nothing
         metrics.watch(
             queue_runs=lambda: self.engine.queue.runs,
             queue_bytes=lambda: self.engine.queue.size_bytes,
@@ -93,11 +103,12 @@ class Residents:
             slab_rows=self.engine.lanes.slab_rows,
         )
 
-    def seat(self, birth: Birth, uid: str | None = None) -> Session:
+    def seat(self, birth: Birth, uid: str | None = None, *, is_soft: bool = False) -> Session:
         """Makes a session in memory.
 
         Args:
             uid: of its life; None: a new one.
+            is_soft: it may be beyond the limits, up to twice as many: it goes to the store again when it is idle.
 
         Raises:
             SessionExistsError, QuotaExceededError, ModelNotFoundError, MemoryError: nothing was made.
@@ -106,7 +117,7 @@ class Residents:
         self._models.acquire(model)
         try:
             seats = self.engine.lanes[model].seats(birth.rows)
-            session = self.sessions.create(birth.key, model, birth.batch_size, birth.ttl_s, seats, uid)
+            session = self.sessions.create(birth.key, model, birth.batch_size, birth.ttl_s, seats, uid, is_soft=is_soft)
         except BaseException:
             self._models.release(model)
             raise
@@ -115,23 +126,36 @@ class Residents:
         self._watch_expiry(session.expire_time)
         return session
 
-    def make_room(self, births: Sequence[Birth]) -> None:
-        """Sends those away that were idle longest, as far as there is no room for all that are to come.
+    async def make_room(self, birth: Birth) -> None:
+        """Sends those away that were idle longest, until there is room for one that is to come.
 
-        What is busy stays, and so does what the store does not have yet.
+        What is busy stays, and what the store does not have yet is written before. Of those that are about to be
+        stepped as many stay as ``seat`` takes. If there is no room for long, ``seat`` is to say so.
+
+        Raises:
+            StoreUnavailableError: they cannot be written.
         """
-        state_bytes = sum(birth.state_bytes for birth in births)
-        if self.sessions.has_room(len(births), state_bytes):
-            return
-        share = max(len(births), len(self.sessions) // EVICTED_SHARE)
-        for session in self.engine.lanes.idlest(share):
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + ROOM_WAIT_S
+        while not self._has_made_room(birth) and clock() < give_up:
+            await self.flush()
+            if self._has_made_room(birth):
+                return
+            await asyncio.sleep(ROOM_POLL_S)  # Those that are busy are done soon.
+
+    def _has_made_room(self, birth: Birth) -> bool:
+        if not self.sessions.has_room(birth.state_bytes):
+            self._evict(birth, NEEDED, is_soft=False)
+        if not self.sessions.has_room(birth.state_bytes, is_soft=True):
+            self._evict(birth, 0, is_soft=True)
+        return self.sessions.has_room(birth.state_bytes, is_soft=True)
+
+    def _evict(self, birth: Birth, spared: int, *, is_soft: bool) -> None:
+        least = len(self.sessions) // EVICTED_SHARE
+        for number, session in enumerate(self.engine.lanes.idlest(len(self.sessions), spared)):
+            if number >= least and self.sessions.has_room(birth.state_bytes, is_soft=is_soft):
+                return
             self.sessions.depart(session, EVICTED)
-        if not self.sessions.has_room(len(births), state_bytes):
-            # Some are larger than those that have gone.
-            for session in self.engine.lanes.idlest(len(self.sessions)):
-                self.sessions.depart(session, EVICTED)
-                if self.sessions.has_room(len(births), state_bytes):
-                    return
 
     def end_sessions_of(self, model: LoadedModel) -> None:
         """Ends every session of a model that is unloaded by force."""

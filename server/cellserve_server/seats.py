@@ -33,6 +33,7 @@ PLACE = 1  # which of the seat's two places has the state
 BUSY = 2  # a run is under way
 WAITING = 4  # something waits for its turn
 DIRTY = 8  # the state is newer than what the store has
+NEEDED = 16  # it has come back from the store to be stepped, or is to be stepped with those that do, and was not yet
 ENGAGED = BUSY | WAITING
 
 FIRST_SEATS = 64
@@ -169,10 +170,14 @@ class Seats(Generic[Occupant]):
             self._budget.used_bytes -= self.nbytes
             self._set_empty()
 
-    def idle(self) -> tuple[Array, Array]:
-        """The seats of sessions that do nothing and are as the store has them, and when each was used, unix seconds."""
+    def idle(self, spared: int) -> tuple[Array, Array]:
+        """The seats of sessions that do nothing and are as the store has them, and when each was used, unix seconds.
+
+        Args:
+            spared: NEEDED, to leave out those that are about to be stepped; 0: not to.
+        """
         records = self.records[: self._unused]
-        seats = np.flatnonzero((records[:, LIFE] != 0) & (records[:, FLAGS] & (ENGAGED | DIRTY) == 0))
+        seats = np.flatnonzero((records[:, LIFE] != 0) & (records[:, FLAGS] & (ENGAGED | DIRTY | spared) == 0))
         floats = self.floats[seats]
         return seats, floats[:, EXPIRE] - floats[:, TTL]
 

@@ -21,6 +21,7 @@ from cellserve_server.seats import (
     EXPIRE,
     FLAGS,
     LIFE,
+    NEEDED,
     PLACE,
     RUN_DIGEST,
     RUN_FIRST,
@@ -235,6 +236,13 @@ class Session:
         self.seats.words[self.base + RUN_ID] = 0
         self.seats.words[self.base + FLAGS] &= ~DIRTY
 
+    def need(self, is_needed: bool) -> None:
+        """Whether it is about to be used, so that it had better stay in memory."""
+        if is_needed:
+            self.seats.words[self.base + FLAGS] |= NEEDED
+        else:
+            self.seats.words[self.base + FLAGS] &= ~NEEDED
+
     def restore(
         self, place: int, leaves: Sequence[Array], before: Sequence[Array] | None, last: LastRun | None
     ) -> None:
@@ -246,7 +254,7 @@ class Session:
             last: None: its repeat cannot be answered.
         """
         words, base = self.seats.words, self.base
-        words[base + FLAGS] = words[base + FLAGS] & ~PLACE | place
+        words[base + FLAGS] = words[base + FLAGS] & ~PLACE | place | NEEDED
         self.seats.slab.write_one(self._place(), leaves)
         if before is not None:
             self.seats.slab.write_one(self._place(previous=True), before)
@@ -262,7 +270,7 @@ class Session:
         """
         self.seats.slab.write_one(self._place(previous=True), leaves)
         words, base = self.seats.words, self.base
-        words[base + FLAGS] = words[base + FLAGS] ^ PLACE | self.seats.moved
+        words[base + FLAGS] = (words[base + FLAGS] ^ PLACE) & ~NEEDED | self.seats.moved
         words[base + STEP_COUNT] += steps
         self._note_run(run)
 

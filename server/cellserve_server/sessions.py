@@ -23,6 +23,8 @@ from cellserve_server.seats import LIFE, QUOTA_RETRY_S, Seats
 from cellserve_server.session import Session
 
 EXPIRED_AT_ONCE = 1000
+# Sessions that are needed at once may be more than the limits say, by this factor.
+SOFT = 2
 STORE_RETRY_S = 0.1
 # Why a session has left memory that lives on in the store.
 EVICTED = "evicted"  # others needed the room
@@ -166,12 +168,15 @@ class SessionTable:
         ttl_s: float,
         seats: Seats[Session],
         uid: str | None = None,
+        *,
+        is_soft: bool = False,
     ) -> Session:
         """Makes a session; the caller gives it a state.
 
         Args:
             seats: those of the model and batch size.
             uid: of its life; None: a new one.
+            is_soft: the limits are twice as high.
 
         Raises:
             SessionExistsError: the id is taken.
@@ -182,8 +187,9 @@ class SessionTable:
         if self.resident(key) is not None:
             raise exists_error(key)
         state_bytes = 2 * seats.rows * model.state_bytes_per_row
-        self._require_quota("max_sessions", len(self) + 1, self._config.max_sessions)
-        self._require_quota("max_state_bytes", self.state_bytes + state_bytes, self._config.max_state_bytes)
+        factor = SOFT if is_soft else 1
+        self._require_quota("max_sessions", len(self) + 1, factor * self._config.max_sessions)
+        self._require_quota("max_state_bytes", self.state_bytes + state_bytes, factor * self._config.max_state_bytes)
         session = Session(key, uid or self._new_id(), model, batch_size, seats, self._next_life())
         session.set_times(now, ttl_s)
         self._sessions[key] = session
@@ -191,11 +197,12 @@ class SessionTable:
         self._expiry.add(session)
         return session
 
-    def has_room(self, sessions: int, state_bytes: int) -> bool:
-        """Whether so many sessions more, with so many bytes of states, are within the limits."""
+    def has_room(self, state_bytes: int, *, is_soft: bool = False) -> bool:
+        """Whether one session more, with so many bytes of states, is within the limits; soft ones are twice as high."""
+        factor = SOFT if is_soft else 1
         return (
-            len(self) + sessions <= self._config.max_sessions
-            and self.state_bytes + state_bytes <= self._config.max_state_bytes
+            len(self) < factor * self._config.max_sessions
+            and self.state_bytes + state_bytes <= factor * self._config.max_state_bytes
         )
 
     def begin_life(self, session: Session, uid: str, cause: str) -> None:

@@ -115,7 +115,7 @@ class StoreKeeper:
                     fresh.append(birth)
             if fresh:
                 await self._create(fresh, outcomes)
-        return [outcomes[birth.key] for birth in births]
+        return [self._checked(birth.key, "", outcomes[birth.key]) for birth in births]
 
     async def rewrite(
         self, session: Session, uid: str, step_count: int, leaves: Sequence[Array] | None, origin: Origin
@@ -317,13 +317,14 @@ class StoreKeeper:
                 outcomes[birth.key] = exists_error(birth.key)
                 continue
             try:
-                self._residents.make_room([birth])
-                session = self._residents.seat(birth, uid)
+                await self._residents.make_room(birth)
+                session = self._residents.seat(birth, uid, is_soft=True)
             except CellServeError as error:
                 outcomes[birth.key] = error
                 await self._take_back(uid, held)
             else:
                 session.kept = Kept(held, birth.origin)
+                session.need(True)
                 outcomes[birth.key] = session
                 self._metrics.session_created()
 

@@ -28,7 +28,7 @@ from cellserve_server.model_finder import ModelFinder
 from cellserve_server.models import LoadedModel
 from cellserve_server.operations import SessionOperations
 from cellserve_server.refusals import Refusals
-from cellserve_server.seats import LIFE, Seats
+from cellserve_server.seats import FLAGS, LIFE, NEEDED, Seats
 from cellserve_server.session import Session
 
 # What a name takes in an Opened at most: a uid and a step count, or an error cut to its reason.
@@ -71,10 +71,16 @@ class Group:
             raise FieldInvalidError(f"batch_size: the group's is {self.batch_size}; got {batch_size}")
 
     def absent(self, handles: Sequence[int]) -> list[int]:
-        """Those of some handles whose sessions are not in the life, or not at the seat, that they were opened in."""
+        """Those of some handles whose sessions are not in the life, or not at the seat, that they were opened in.
+
+        If there are any, the others stay in memory while these are brought back.
+        """
         wanted = np.array(handles, dtype=np.int64)
         index, lives = self.handles.look_up(wanted)
         gone = (lives != self.seats.column(LIFE, index)) | (index < 0)
+        if not np.count_nonzero(gone):
+            return []
+        self.seats.records[index[~gone], FLAGS] |= NEEDED
         return [handle for handle in dict.fromkeys(wanted[gone].tolist()) if handle in self.handles]
 
     def take(self, name: str, handle: int, outcome: Outcome) -> Session:
@@ -85,6 +91,7 @@ class Group:
         """
         if isinstance(outcome, CellServeError):
             raise outcome
+        assert not outcome.ended, "a session that has ended has no seat"
         if outcome.model is not self.model:
             raise FieldInvalidError(
                 f"names: expected sessions of {self.model.resource_name}; {name} is of {outcome.model.resource_name}"
@@ -156,8 +163,10 @@ class Groups:
         )
         names, handles = list(request.names), list(request.handles)
         uids, step_counts = [""] * len(names), [0] * len(names)
-        for start in range(0, len(names), NAMES_PER_TURN):
-            span = slice(start, start + NAMES_PER_TURN)
+        # As many as memory has room for: were there more, the last ones would send the first ones away again.
+        most = min(NAMES_PER_TURN, self._config.max_sessions)
+        for start in range(0, len(names), most):
+            span = slice(start, start + most)
             outcomes = await self._open_some(group, request, names[span], handles[span], ttl_s)
             for position, outcome in enumerate(outcomes, start):
                 if isinstance(outcome, CellServeError):
@@ -165,6 +174,7 @@ class Groups:
                     opened.errors.add(position=position, status=status_of(outcome))
                 else:
                     uids[position], step_counts[position] = outcome.uid, outcome.step_count
+                    outcome.need(False)
             await asyncio.sleep(0)
         opened.uids.extend(uids)
         opened.step_counts.extend(step_counts)

@@ -145,13 +145,13 @@ class Takeover:
             raise await self._set_aside(stored, error) from error
         if state.numbers.expire_time <= self._clock():
             raise await self._expired(stored, meta.uid)
-        session = self._install(stored, meta, model, place, state, before)
+        session = await self._install(stored, meta, model, place, state, before)
         recovered_at = state.numbers.step_count if was_fenced and self._loses_steps else -1
         origin = Origin(meta.request_id, meta.request_fingerprint)
         session.kept = Kept(Held(stored.ref, stored.epoch), origin, recovered_at)
         return session
 
-    def _install(
+    async def _install(
         self,
         stored: Stored,
         meta: record_pb2.SessionRecord,
@@ -161,8 +161,8 @@ class Takeover:
         before: StoredState | None,
     ) -> Session:
         birth = Birth(stored.key, model, meta.batch_size, meta.ttl, step_count=state.numbers.step_count)
-        self._residents.make_room([birth])
-        session = self._residents.seat(birth, meta.uid)
+        await self._residents.make_room(birth)
+        session = self._residents.seat(birth, meta.uid, is_soft=True)
         numbers = state.numbers
         if before is not None and before.numbers.step_count == numbers.run_first and numbers.run_id:
             last = LastRun(numbers.run_id, numbers.run_first, numbers.run_steps, numbers.run_digest)

@@ -18,6 +18,7 @@ from cellserve_server.seats import (
     BUSY,
     EXPIRE,
     FLAGS,
+    NEEDED,
     PLACE,
     RUN_DIGEST,
     RUN_FIRST,
@@ -126,7 +127,7 @@ def next_records(batch: Gathered, now: float) -> Array:
     records[:, RUN_FIRST] = records[:, STEP_COUNT]
     records[:, RUN_STEPS] = 1
     records[:, STEP_COUNT] += 1
-    records[:, FLAGS] = (records[:, FLAGS] ^ PLACE) & ~BUSY | seats.moved
+    records[:, FLAGS] = (records[:, FLAGS] ^ PLACE) & ~(BUSY | NEEDED) | seats.moved
     unsigned[:, RUN_ID] = _joined(run_ids)
     unsigned[:, RUN_DIGEST] = _joined(digests)
     floats[:, EXPIRE] = floats[:, TTL] + now

@@ -159,6 +159,20 @@ def test_only_service_level_modules_import_grpc() -> None:
     assert users <= GRPC_MODULES
 
 
+@pytest.mark.parametrize(("driver", "module"), [("redis", "redis_link"), ("hiredis", "")])
+def test_a_stores_driver_is_imported_in_one_file_alone_and_not_at_load(driver: str, module: str) -> None:
+    users = {
+        (source.name, item.at_load) for source in SERVER for item in source.imports if top_level(item.module) == driver
+    }
+    assert users == ({(f"cellserve_server.stores.{module}", False)} if module else set())
+
+
+def test_sqlite_is_met_in_its_stores_files_alone() -> None:
+    users = {source.name for source in SERVER for item in source.imports if top_level(item.module) == "sqlite3"}
+    assert users
+    assert all(name.startswith("cellserve_server.stores.sqlite") for name in users)
+
+
 def test_the_scheduler_imports_the_standard_library_only() -> None:
     (scheduler,) = (source for source in SERVER if source.part == "scheduler")
     assert {top_level(item.module) for item in scheduler.imports} <= sys.stdlib_module_names

@@ -222,7 +222,7 @@ def test_nobody_there_is_one_line(capsys: pytest.CaptureFixture[str], command: s
         ("sessions", ["show", "no-such-session"], "no-such-session"),
         ("sessions", ["delete", "no-such-session"], "no-such-session"),
         ("models", ["list", "--address", "nowhere"], "address: expected host:port"),
-        ("models", ["list", "--address", "a:1,b:2"], "exactly one address"),
+        ("models", ["list", "--address", "a:1,a:1"], "each address once"),
     ],
 )
 def test_what_cannot_be_is_one_line(

@@ -50,8 +50,9 @@ def server_options(function: Function) -> Function:
         default=DEFAULT_ADDRESS,
         show_default=True,
         show_envvar=True,
-        metavar="HOST:PORT",
-        help="Where the server is.",
+        metavar="ADDRESS",
+        help="Where the server is: HOST:PORT, several replicas as HOST:PORT,HOST:PORT, or dns:///NAME:PORT for every "
+        "address of a name.",
     )
     timeout = click.option(
         "--timeout",

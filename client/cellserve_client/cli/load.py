@@ -62,7 +62,8 @@ def load(address: str, model: str | None, sessions: int, seconds: float, warmup_
     answered, when more than 1 % of the steps failed, or when the server was lost in the end: no step was answered in
     the last 2 seconds. The report says which.
 
-    ADDRESS is where the server is, HOST:PORT; localhost:50051 unless given here or as CELLSERVE_ADDRESS.
+    ADDRESS is where the server is, HOST:PORT, several with commas between, or dns:///NAME:PORT; localhost:50051 unless
+    given here or as CELLSERVE_ADDRESS.
 
     \b
     Examples:

@@ -100,6 +100,7 @@ def show(name: str, version: int | None, address: str, timeout_s: float, as_json
         ("steps per request", info.limits.max_sequence_steps),
         ("rows", info.limits.max_rows),
         ("bytes per message", info.limits.max_message_bytes),
+        ("durability", info.limits.durability.lower()),
     ]
     print_fields(fields)
 
@@ -129,6 +130,7 @@ def model_document(info: ModelInfo) -> dict[str, Any]:
             "max_sequence_steps": info.limits.max_sequence_steps,
             "max_rows": info.limits.max_rows,
             "max_message_bytes": info.limits.max_message_bytes,
+            "durability": info.limits.durability,
         },
     }
 

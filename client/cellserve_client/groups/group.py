@@ -431,6 +431,7 @@ async def create_group(
     timeout_s: float | None,
 ) -> SessionGroup:
     """Makes a group on a model version; see ``Server.session_group``."""
+    fleet.require_kept(model)
     batch_size = checked_batch_size(batch_size)
     group = SessionGroup(fleet, model, batch_size, duration(ttl_s, "ttl_s"))
     if count != 0 or ids is not None:

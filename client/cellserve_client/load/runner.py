@@ -34,7 +34,7 @@ class LoadPlan:
     """What to do.
 
     Attributes:
-        address: ``host:port``.
+        address: as ``connect`` takes it.
         model: a model's name; None: the server's only one, beside those that clients defined.
         sessions: how many are stepped at once.
         seconds: how long is measured.

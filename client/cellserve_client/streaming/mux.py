@@ -302,16 +302,18 @@ class Mux:
         if not self._is_closed and self._wire.leaves_stream(error):
             self._fail_all(StreamLeft(error))
             return
-        if not self._ready or self._is_closed:
+        waiting = list(self._waiting())
+        if not waiting or self._is_closed:
+            # A group may still be in line though all its callers have given up.
             self._wants_waking = True
             return
         now = self._clock()
-        longest_s = max(lane.deadline_at for lane in self._waiting()) - now
+        longest_s = max(lane.deadline_at for lane in waiting) - now
         delay_s = self._wire.retrier.delay_s(error, self.link.failures, longest_s)
         if delay_s is None:
             self._fail_all(error)
             return
-        for lane in list(self._waiting()):
+        for lane in waiting:
             if lane.deadline_at <= now + delay_s:  # Its time would be over before the next attempt.
                 assert lane.group is not None, "a lane on the stream has a group"
                 self._unqueue(lane, lane.group)

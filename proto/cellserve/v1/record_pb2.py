@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x65llserve/v1/record.proto\x12\x0c\x63\x65llserve.v1\"\xf1\x01\n\rSessionRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x15\n\rmodel_defined\x18\x04 \x01(\x08\x12\x12\n\nbatch_size\x18\x05 \x01(\x03\x12\x12\n\nleaf_sizes\x18\x06 \x03(\x03\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0b\n\x03ttl\x18\x08 \x01(\x01\x12\x13\n\x0b\x63reate_time\x18\t \x01(\x01\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x1b\n\x13request_fingerprint\x18\x0b \x01(\x0c\x12\r\n\x05\x65nded\x18\x0c \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63\x65llserve/v1/record.proto\x12\x0c\x63\x65llserve.v1\"\xf1\x01\n\rSessionRecord\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x15\n\rmodel_defined\x18\x04 \x01(\x08\x12\x12\n\nbatch_size\x18\x05 \x01(\x03\x12\x12\n\nleaf_sizes\x18\x06 \x03(\x03\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x0b\n\x03ttl\x18\x08 \x01(\x01\x12\x13\n\x0b\x63reate_time\x18\t \x01(\x01\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\x1b\n\x13request_fingerprint\x18\x0b \x01(\x0c\x12\r\n\x05\x65nded\x18\x0c \x01(\t\"\x9d\x01\n\x0b\x45xportEntry\x12\x30\n\x07session\x18\x01 \x01(\x0b\x32\x1d.cellserve.v1.ExportedSessionH\x00\x12,\n\x05model\x18\x02 \x01(\x0b\x32\x1b.cellserve.v1.ExportedModelH\x00\x12&\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x17.cellserve.v1.ExportEndH\x00\x42\x06\n\x04kind\"M\n\x0f\x45xportedSession\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0e\n\x06record\x18\x03 \x01(\x0c\x12\x0e\n\x06states\x18\x04 \x03(\x0c\">\n\rExportedModel\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"7\n\tExportEnd\x12\x15\n\rsession_count\x18\x01 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x02 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,4 +33,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSIONRECORD']._serialized_start=44
   _globals['_SESSIONRECORD']._serialized_end=285
+  _globals['_EXPORTENTRY']._serialized_start=288
+  _globals['_EXPORTENTRY']._serialized_end=445
+  _globals['_EXPORTEDSESSION']._serialized_start=447
+  _globals['_EXPORTEDSESSION']._serialized_end=524
+  _globals['_EXPORTEDMODEL']._serialized_start=526
+  _globals['_EXPORTEDMODEL']._serialized_end=588
+  _globals['_EXPORTEND']._serialized_start=590
+  _globals['_EXPORTEND']._serialized_end=645
 # @@protoc_insertion_point(module_scope)

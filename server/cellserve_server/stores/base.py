@@ -6,6 +6,10 @@ it by an earlier one is refused from then on (fencing). All operations take many
 transaction, or one pipeline, each; one record that is refused keeps none of the others back.
 
 A record whose expiry has passed is not there any more.
+
+A store may find that it cannot read a record though the others are well. To ``look`` it is there, perhaps at epoch 0,
+``claim`` gives it with an empty ``meta``, ``create`` takes its name for taken, and what would change it is refused; so
+whoever holds it comes upon the damage by the way of a record that was lost to another.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ class Draft(NamedTuple):
 
     Attributes:
         key: of the session.
-        epoch: a number that no earlier record of the key had; a store may take a higher one.
+        epoch: a number that no earlier record of the key had, below 2^63; a store that remembers an earlier one takes
+            a higher number when it has to.
         owner: the address of the replica that holds it.
         meta: what the session is.
         states: its states, one for each place; empty: none there.
@@ -73,7 +78,11 @@ class Stored(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A state that a held record is to have in one of its two places; the other one stays."""
+    """A state that a held record is to have in one of its two places; the other one stays.
+
+    ``expire_time`` puts the record's expiry off. To bring it forward takes a ``Rewrite``: where it is earlier than it
+    was, a store may keep the later one.
+    """
 
     ref: Ref
     epoch: int
@@ -129,7 +138,7 @@ class Store(Protocol):
         ...
 
     async def look(self, keys: Sequence[SessionKey]) -> list[Found | None]:
-        """What there is of each; None: nothing."""
+        """What there is of each, tombstones too; None: nothing."""
         ...
 
     async def claim(self, found: Sequence[tuple[SessionKey, int]], owner: str) -> list[Stored | None]:
@@ -149,7 +158,7 @@ class Store(Protocol):
         ...
 
     async def write(self, writes: Sequence[Write]) -> list[bool]:
-        """Overwrites one state each. False: another holds the record now, or it is gone."""
+        """Overwrites one state each. False: another holds the record now, or it is gone or cannot be read."""
         ...
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
@@ -171,7 +180,7 @@ class Store(Protocol):
     async def list_after(self, tenant: str, after_id: str, limit: int) -> list[Stored]:
         """The tenant's living records by id, from the first above ``after_id``, at most so many.
 
-        Held ones too; they are read, not claimed.
+        Held ones too; they are read, not claimed. One that the store cannot read has an empty ``meta``.
         """
         ...
 
@@ -184,7 +193,7 @@ class Store(Protocol):
         ...
 
     async def put_model(self, tenant: str, name: str, content: bytes, expire_time: float) -> None:
-        """Keeps a model that a client defined, at least until then."""
+        """Keeps a model that a client defined, at least until then; what was kept for longer stays for longer."""
         ...
 
     async def get_model(self, tenant: str, name: str) -> bytes | None:
@@ -192,7 +201,7 @@ class Store(Protocol):
         ...
 
     async def keep_model(self, tenant: str, name: str, expire_time: float) -> bool:
-        """Puts a model's expiry off; False: it is not there."""
+        """Puts a model's expiry off, never forward; False: it is not there."""
         ...
 
     async def sweep(self, limit: int) -> int:

@@ -27,9 +27,9 @@ def make_store(url: str, clock: Callable[[], float], *, fsync: bool, timeout_s: 
         StartError: the URL is none of these.
     """
     scheme, _, rest = url.partition(":")
-    if scheme == "memory" and not rest:
+    if url == "memory:":
         return MemoryStore(clock)
-    if scheme == "sqlite" and rest:
+    if scheme == "sqlite" and rest not in ("", ":memory:"):  # Each connection would have a memory of its own.
         return SqliteStore(rest, clock, fsync, timeout_s=timeout_s)
     if scheme in ("redis", "rediss") and rest.startswith("//"):
         return RedisStore(url, clock, timeout_s)

@@ -117,7 +117,7 @@ class RedisStore(Store):
     async def write(self, writes: Sequence[Write]) -> list[bool]:
         """Overwrites one state each. False: another holds the record now, or it is gone."""
         items = (_Item(str(item.ref), (item.epoch, item.place, item.state, item.expire_time)) for item in writes)
-        return list(map(bool, await self._run(scripts.WRITE, items)))
+        return [answer is not None for answer in await self._run(scripts.WRITE, items)]
 
     async def rewrite(self, rewrites: Sequence[Rewrite]) -> list[bool]:
         """Overwrites records. False: as of ``write``."""
@@ -235,31 +235,39 @@ class RedisStore(Store):
 
     async def _run(self, script: Script, items: Iterable[_Item]) -> list[Any]:
         """Runs a script for records, as few calls as may be; gives its answer for each, in order."""
-        by_call = self._split(items)
+        records = list(items)
+        parts = self._split(records)
+        now = self._clock()
         calls = []
-        for part in by_call:
-            keys: list[str] = []
-            arguments: list[Value] = [self._clock()]
-            for _, item in part:
-                keys.append(item.record)
-                if script.keys_each == 2:
-                    key = key_of(item.record)
-                    keys.append(index_key(bucket_of(key.id), key.tenant))
+        for part in parts:
+            chosen = [records[position] for position in part]
+            keys = [item.record for item in chosen]
+            if script.keys_each == 2:
+                keys = [name for key in keys for name in (key, _index_of(key))]
+            arguments: list[Value] = [now]
+            for item in chosen:
                 arguments += item.arguments
             calls.append(script_call(script, keys, arguments))
-        found: dict[int, Any] = {}
-        for part, answers in zip(by_call, await self._link.send(calls) if calls else [], strict=True):
-            found.update((position, answer) for (position, _), answer in zip(part, answers, strict=True))
-        return [found[position] for position in range(len(found))]
+        found: list[Any] = [None] * len(records)
+        for part, answers in zip(parts, await self._link.send(calls) if calls else [], strict=True):
+            for position, answer in zip(part, answers, strict=True):
+                found[position] = answer
+        return found
 
-    def _split(self, items: Iterable[_Item]) -> list[list[tuple[int, _Item]]]:
-        """Items with their positions, those of one call together; on a cluster a call has one bucket's alone."""
-        groups: dict[str, list[tuple[int, _Item]]] = {}
-        for position, item in enumerate(items):
-            bucket = item.record[_BUCKET_DIGITS] if self._link.is_cluster else ""
-            groups.setdefault(bucket, []).append((position, item))
+    def _split(self, items: Sequence[_Item]) -> list[Sequence[int]]:
+        """The positions of the items of each call; on a cluster a call has one bucket's alone."""
+        groups: dict[str, list[int]] = {}
+        if self._link.is_cluster:
+            for position, item in enumerate(items):
+                groups.setdefault(item.record[_BUCKET_DIGITS], []).append(position)
+        lines: list[Sequence[int]] = [*groups.values()] if self._link.is_cluster else [range(len(items))]
         size = MAX_RECORDS_PER_CALL
-        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+        return [line[start : start + size] for line in lines for start in range(0, len(line), size)]
+
+
+def _index_of(record: str) -> str:
+    key = key_of(record)
+    return index_key(bucket_of(key.id), key.tenant)
 
 
 def _found(answer: Sequence[bytes | None]) -> Found:

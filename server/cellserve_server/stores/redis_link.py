@@ -4,7 +4,7 @@ No other file of the server imports the driver, and this one does so only when a
 
 The driver blocks, in threads; it is not its asyncio variant. Measured with 256 writes of 1,100 bytes in two calls,
 Redis with AOF on the same two cores: 2.1 ms and 0.66 ms of this process's CPU, against 2.5 ms and 1.15 ms. The event
-loop was held up as little.
+loop was held up as little. hiredis packs such a call in 0.13 ms, the driver's own Python in 0.75.
 """
 
 from __future__ import annotations
@@ -87,10 +87,19 @@ def script_call(script: Script, keys: Sequence[str], arguments: Sequence[Value])
 
 def without_password(url: str) -> str:
     """A URL for logs: without a password, and without options, which may hold one."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
+    scheme, _, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not is_plain(url):
+        return f"{scheme}://***"
     name, colon, _ = user.partition(":")
-    return f"{parts.scheme}://{name}{':***' if colon else ''}{at}{host}{parts.path}"
+    shown = f"{name}:***@" if colon else "***@"
+    return f"{scheme}://{shown if at else ''}{re.split('[?#]', host)[0]}"
+
+
+def is_plain(url: str) -> bool:
+    """Whether user and password are percent-encoded as they should be; else it is anybody's guess where they end."""
+    user = url.partition("://")[2].rpartition("@")[0]
+    return not re.search("[/?#]", user)
 
 
 class RedisLink:
@@ -122,6 +131,11 @@ class RedisLink:
         except ImportError as error:
             raise StartError(f"--store: {self.shown_url} needs the driver of Redis; install it: {INSTALL}") from error
         self._redis = redis
+        if not is_plain(self._url) or not re.fullmatch("(/[0-9]*)?", urlsplit(self._url).path):
+            raise StartError(
+                f"--store: {self.shown_url}: the URL is not understood; expected "
+                "redis://USER:PASSWORD@HOST:PORT/NUMBER, with / ? # @ and : of the password percent-encoded"
+            )
         try:
             await self._in_thread(self._open)
         except StoreUnavailableError as error:
@@ -129,6 +143,8 @@ class RedisLink:
 
     async def close(self) -> None:
         """Lets the connections go once what was begun is done."""
+        if self._is_closed:
+            return
         self._is_closed = True
         await asyncio.to_thread(self._executor.shutdown)
         if self._client is not None:
@@ -275,6 +291,8 @@ class RedisLink:
 
 def _word_of(error: Exception, text: str) -> str:
     """The word of Redis's for what is wrong; empty: none that is known."""
+    if "Authentication required" in text:
+        return "NOAUTH"
     for cls in type(error).__mro__:
         if cls.__name__ in _WORDS_OF_CLASSES:
             return _WORDS_OF_CLASSES[cls.__name__]

@@ -1,14 +1,15 @@
 """The file of the SQLite store: its layout and versions, how it is opened and looked over, what its errors mean.
 
-Tried with 256 updates of states of 1,100 bytes a transaction, 20,000 sessions, milliseconds a transaction (neighbouring
-sessions / sessions drawn at random; two cores, an SSD):
+Tried with 256 updates of states of 1,100 bytes a transaction, 20,000 sessions, 150 transactions each; milliseconds a
+transaction, on average, for the same sessions each time, made together / for sessions drawn at random (two cores, a
+virtual disk, not quite idle):
 
-- pages of 4 KiB 0.9 / 3.2, 8 KiB 0.8 / 5.0, 16 KiB 0.8 / 10: a commit writes every page that it touches, and a tick's
-  sessions are neighbours only if they were made together;
-- ``WITHOUT ROWID`` 1.8 / 10: its rows stand in the inner pages too;
-- a checkpoint each 1,000 pages 1.1 / 4.7, each 8,000 0.9 / 3.2, each 32,000 0.8 / 3.1. With a checkpoint in it a commit
-  takes 60 ms, so checkpoints are another thread's work (``sqlite.py``);
-- a larger page cache and ``mmap_size`` make no difference, sorting by id none either; ``synchronous=FULL`` adds 0.4.
+- with a checkpoint each 4 MiB: pages of 4 KiB 1.1 / 4.7, 8 KiB 0.9 / 6.5, 16 KiB 0.8 / 10. A commit writes every page
+  that it touches, and a tick's sessions are neighbours only if they were made together. ``WITHOUT ROWID`` (4 KiB):
+  1.8 / 10; such rows may have a quarter of a page, and the rest of them stands elsewhere;
+- pages of 4 KiB, a checkpoint each 32 MiB: 0.9 / 3.3; each 128 MiB: 0.8 / 3.1. A commit with a checkpoint in it took
+  up to 60 ms, so checkpoints are another thread's work (``sqlite.py``);
+- a larger page cache, ``mmap_size`` and sorting by id make no difference; ``synchronous=FULL`` adds 0.3 to 0.5.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PAGE_BYTES = 4096
 # Files above this size are not looked through at the start: it would take longer than anybody waits.
 MAX_CHECKED_BYTES = 1 << 30
 MAX_CHECK_LINES = 10
+# A log that grew beyond this under load is cut when it begins anew.
+MAX_IDLE_LOG_BYTES = 64 << 20
 RETRY_AFTER_S = 1.0
 
 # A session is a row of ``sessions`` and one of each place. What every step writes is a row of a place alone, small,
@@ -104,6 +107,11 @@ def is_damage(error: sqlite3.Error) -> bool:
     return code in _CORRUPT or (code == 0 and isinstance(error, sqlite3.OperationalError))
 
 
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process has the file locked; nothing was done."""
+    return error_code(error) == sqlite3.SQLITE_BUSY
+
+
 def is_stale(error: sqlite3.Error) -> bool:
     """Whether the connection is to be made anew before the next operation."""
     return error_code(error) in _STALE
@@ -132,6 +140,7 @@ def connect(path: str, timeout_s: float, fsync: bool, max_pages: int | None) -> 
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if fsync else 'NORMAL'}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {MAX_IDLE_LOG_BYTES}")
         if max_pages is not None:
             connection.execute(f"PRAGMA max_page_count = {max_pages}")
     except sqlite3.Error:

@@ -20,13 +20,14 @@ PLACES = (0, 1)
 _ALIVE = """(sessions.expire > :now
     OR EXISTS (SELECT 1 FROM place_0 WHERE place_0.id = sessions.id AND place_0.expire > :now)
     OR EXISTS (SELECT 1 FROM place_1 WHERE place_1.id = sessions.id AND place_1.expire > :now))"""
+_BURIED = "tombstone = :tombstone, owner = '', expire = :expire"
 
 
 def _update_of(place: int) -> str:
     other = 1 - place
-    return f"""UPDATE place_{place} SET expire = ?1, state = ?2 WHERE id = ?3 AND epoch = ?4 AND (expire > ?5
-        OR EXISTS (SELECT 1 FROM place_{other} AS other WHERE other.id = ?3 AND other.expire > ?5)
-        OR EXISTS (SELECT 1 FROM sessions WHERE sessions.id = ?3 AND sessions.expire > ?5))"""
+    return f"""UPDATE place_{place} SET expire = ?, state = ? WHERE id = ? AND epoch = ? AND (expire > ?
+        OR EXISTS (SELECT 1 FROM place_{other} AS other WHERE other.id = place_{place}.id AND other.expire > ?)
+        OR EXISTS (SELECT 1 FROM sessions WHERE sessions.id = place_{place}.id AND sessions.expire > ?))"""
 
 
 _UPDATES = (_update_of(0), _update_of(1))
@@ -85,7 +86,7 @@ def _claim(connection: sqlite3.Connection, item: Claim, now: float) -> Stored | 
         ).fetchone() or (None, 0.0)
         states.append(state)
         expire = latest(expire, until)
-    return _stored(item.key, ref, epoch, item.owner, meta, states, expire)
+    return stored(item.key, ref, epoch, item.owner, meta, states, expire)
 
 
 def claim_without_places(connection: sqlite3.Connection, item: Claim, now: float) -> Stored | None:
@@ -110,7 +111,7 @@ def _raise_epoch(
     return row  # type: ignore[no-any-return]
 
 
-def _stored(
+def stored(
     key: SessionKey, ref: int, epoch: int, owner: str, meta: object, states: Sequence[object], expire: float
 ) -> Stored:
     """A record as it was read; one of which a part is missing has an empty ``meta``, which no sound one has."""
@@ -170,7 +171,11 @@ def write(connection: sqlite3.Connection, writes: Sequence[Write], now: float) -
     """Overwrites one state each. False: another holds the record now, or it is gone."""
     changed = 0
     for place in PLACES:
-        rows = [(item.expire_time, item.state, item.ref, item.epoch, now) for item in writes if item.place == place]
+        rows = [
+            (item.expire_time, item.state, item.ref, item.epoch, now, now, now)
+            for item in writes
+            if item.place == place
+        ]
         if rows:
             changed += connection.executemany(_UPDATES[place], rows).rowcount
     if changed == len(writes):
@@ -237,9 +242,6 @@ def bury_without_places(connection: sqlite3.Connection, item: Burial, now: float
     return _change(connection, _BURIED, item, now, {"tombstone": item.tombstone}, ":now > 0")
 
 
-_BURIED = "tombstone = :tombstone, owner = '', expire = :expire"
-
-
 def _change(
     connection: sqlite3.Connection,
     assignments: str,
@@ -261,25 +263,6 @@ def release(connection: sqlite3.Connection, held: Sequence[Held], now: float) ->
     """Lets records go; those that others hold stay theirs."""
     connection.executemany("UPDATE sessions SET owner = '' WHERE id = ? AND epoch = ?", held)
     return [None] * len(held)
-
-
-def read(connection: sqlite3.Connection, rows: Sequence[tuple[SessionKey, int]], now: float) -> list[Stored | None]:
-    """Records as they are; None: gone, expired or a tombstone."""
-    return [_read(connection, key, ref, now) for key, ref in rows]
-
-
-def _read(connection: sqlite3.Connection, key: SessionKey, ref: int, now: float) -> Stored | None:
-    row = connection.execute(
-        """SELECT s.epoch, s.owner, s.meta, a.state, b.state, s.expire, a.expire, b.expire
-        FROM sessions AS s LEFT JOIN place_0 AS a ON a.id = s.id LEFT JOIN place_1 AS b ON b.id = s.id
-        WHERE s.id = ? AND s.tombstone IS NULL""",
-        (ref,),
-    ).fetchone()
-    if row is None:
-        return None
-    epoch, owner, meta, *states = row[:5]
-    expire = latest(*row[5:])
-    return _stored(key, ref, epoch, owner, meta, states, expire) if expire > now else None
 
 
 def unreadable(key: SessionKey, ref: int = 0, epoch: int = 0, owner: str = "") -> Stored:
@@ -310,12 +293,3 @@ def cannot_create(connection: sqlite3.Connection, draft: Draft, now: float) -> N
         UnreadableError: always.
     """
     raise UnreadableError("the file is damaged where new records go")
-
-
-def read_without_places(connection: sqlite3.Connection, row: tuple[SessionKey, int], now: float) -> Stored | None:
-    """What stands for a living record whose states cannot be read; None: a tombstone."""
-    key, ref = row
-    found = connection.execute(
-        "SELECT epoch, owner FROM sessions WHERE id = ? AND tombstone IS NULL", (ref,)
-    ).fetchone()
-    return None if found is None else unreadable(key, ref, *found)

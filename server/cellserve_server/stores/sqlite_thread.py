@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, TypeVar
 
 from cellserve.errors import StoreUnavailableError
-from cellserve_server.stores.sqlite_file import Connect, is_damage, is_stale, unavailable
+from cellserve_server.stores.sqlite_file import Connect, is_busy, is_damage, is_stale, unavailable
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -34,6 +34,7 @@ class SqliteThread:
         self._connect = connect
         self._connection: sqlite3.Connection | None = None
         self._executor = ThreadPoolExecutor(1, name)
+        self._jobs = 0  # that the thread has
         self._is_closed = False
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -44,10 +45,40 @@ class SqliteThread:
         """
         if self._is_closed:
             raise StoreUnavailableError(f"the store {self._url}: it is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
+        self._jobs += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
+        finally:
+            self._jobs -= 1
+
+    def run_here(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Does a short job on the event loop, where no lock of another process has to be waited for.
+
+        Returns:
+            What the job gave; None: it is to be given to the thread, nothing was done.
+
+        Raises:
+            StoreUnavailableError: as of ``run``.
+        """
+        connection = self._connection
+        if self._jobs or self._is_closed or connection is None:
+            return None
+        (timeout_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            return self._run(job)
+        except StoreUnavailableError as error:
+            if isinstance(error.__cause__, sqlite3.Error) and is_busy(error.__cause__):
+                return None
+            raise
+        finally:
+            if self._connection is connection:
+                connection.execute(f"PRAGMA busy_timeout = {timeout_ms}")
 
     async def close(self) -> None:
         """Lets the connection go once the jobs that were begun are done."""
+        if self._is_closed:
+            return
         self._is_closed = True
         await asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
         self._executor.shutdown()
@@ -100,15 +131,16 @@ class Batch(NamedTuple, Generic[Item, R]):
     lost: Callable[[sqlite3.Connection, Item, float], R]
 
     def apply(self, connection: sqlite3.Connection, items: Sequence[Item], now: float) -> list[R]:
-        """Does it in one transaction; where the file is damaged once more, record by record."""
+        """Does it in one transaction; where the file is damaged once more, in one for each record.
+
+        SQLite never commits a transaction in which it met damage, not even when the statement that did was undone.
+        """
         try:
             return transaction(connection, self.begin, lambda: self.whole(connection, items, now))
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
-        return transaction(
-            connection, self.begin, lambda: [self._apply_to_one(connection, item, now) for item in items]
-        )
+        return [self._apply_to_one(connection, item, now) for item in items]
 
     def _apply_to_one(self, connection: sqlite3.Connection, item: Item, now: float) -> R:
         ways: tuple[Callable[[], R], ...] = (
@@ -117,26 +149,8 @@ class Batch(NamedTuple, Generic[Item, R]):
         )
         for way in ways:
             try:
-                return guarded(connection, way)
+                return transaction(connection, self.begin, way)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
         return self.lost(connection, item, now)
-
-
-def guarded(connection: sqlite3.Connection, body: Callable[[], T]) -> T:
-    """Does something within a transaction so that, when it raises, it alone is undone.
-
-    Raises:
-        sqlite3.Error: of the body.
-    """
-    connection.execute("SAVEPOINT one")
-    try:
-        return body()
-    except sqlite3.Error:
-        if connection.in_transaction:  # Some errors end the whole transaction.
-            connection.execute("ROLLBACK TO one")
-        raise
-    finally:
-        if connection.in_transaction:
-            connection.execute("RELEASE one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
@@ -61,9 +62,9 @@ class FaultyStore:
 class Replicas:
     """Replicas on one store. A model of LSTM cells is defined on the first one."""
 
-    def __init__(self, loop: LoopThread, clock: ManualClock, store: Store, stack: ExitStack) -> None:
+    def __init__(self, loop: LoopThread, clock: ManualClock, open_store: Callable[[], Store], stack: ExitStack) -> None:
         self.clock = clock
-        self.store = store
+        self.open_store = open_store
         self._loop = loop
         self._stack = stack
         self._serials = count(1)
@@ -72,7 +73,7 @@ class Replicas:
     def start(self, config: ServerConfig = SYNC, store: Store | None = None) -> RunningApp:
         """Starts a replica."""
         server = self._stack.enter_context(
-            running_app(self._loop, config, self.clock, store or self.store, self._serials)
+            running_app(self._loop, config, self.clock, store or self.open_store(), self._serials)
         )
         if not self.model:
             self.model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH, seed=4).name

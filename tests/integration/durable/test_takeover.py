@@ -147,7 +147,7 @@ def test_a_drain_writes_and_lets_go(replicas: Replicas, config: ServerConfig) ->
 
 
 def test_a_store_that_fails_refuses_steps_and_nothing_is_lost(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
     replicas.create(server)
     step(server, 0)
@@ -164,7 +164,7 @@ def test_a_store_that_fails_refuses_steps_and_nothing_is_lost(replicas: Replicas
 
 
 def test_a_write_whose_answer_is_lost_is_recognised_when_it_is_repeated(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
     replicas.create(server)
     step(server, 0)
@@ -177,7 +177,7 @@ def test_a_write_whose_answer_is_lost_is_recognised_when_it_is_repeated(replicas
 
 
 def test_an_async_replica_that_cannot_write_stops_answering_and_recovers(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(replace(ASYNC, flush_interval_ms=10), store)
     replicas.create(server)
     store.failing.add("write")
@@ -205,13 +205,16 @@ def test_a_damaged_record_is_told_and_the_others_live(replicas: Replicas) -> Non
     crash(first)
 
     async def damage() -> None:
-        (found,) = await replicas.store.look([KEY])
+        store = replicas.open_store()
+        await store.open()
+        (found,) = await store.look([KEY])
         assert found is not None
-        (stored,) = await replicas.store.claim([(KEY, found.epoch)], "")
+        (stored,) = await store.claim([(KEY, found.epoch)], "")
         assert stored is not None
         broken = tuple(state[:-1] + bytes([state[-1] ^ 1]) if state else b"" for state in stored.states)
         change = Rewrite(stored.ref, stored.epoch, stored.meta, (broken[0], broken[1]), stored.expire_time)
-        assert await replicas.store.rewrite([change]) == [True]
+        assert await store.rewrite([change]) == [True]
+        await store.close()
 
     second = replicas.start()
     second.loop.run(damage())
@@ -322,5 +325,5 @@ def test_a_late_write_of_an_earlier_claim_changes_nothing(replicas: Replicas) ->
     late = Write(session.kept.held.ref, session.kept.held.epoch, session.place, b"late", 2e9)
     second = replicas.start()
     step(second, 1)
-    assert second.loop.run(replicas.store.write([late])) == [False]
+    assert second.loop.run(second.app.keeping._store.write([late])) == [False]
     assert step(second, 2).step_count == 3
