@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cellserve.errors import SessionMovedError, StepOutOfOrderError, StoreUnavailableError
+from cellserve.errors import SessionMovedError, StateRolledBackError, StepOutOfOrderError, StoreUnavailableError
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
@@ -35,6 +36,27 @@ class SlowClaims(FaultyStore):
         self.claimed.set()
         await self.answered.wait()
         return result
+
+
+class SlowWrites(FaultyStore):
+    """A store that writes when a test lets it.
+
+    Attributes:
+        reached: set when there is something to write.
+        answered: while it is set, it is written.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.reached = asyncio.Event()
+        self.answered = asyncio.Event()
+        self.answered.set()
+
+    async def write(self, *arguments: Any) -> Any:
+        """As ``Store.write``."""
+        self.reached.set()
+        await self.answered.wait()
+        return await self.store.write(*arguments)
 
 
 def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
@@ -86,7 +108,7 @@ def test_an_old_copy_does_not_deny_a_life_that_began_elsewhere(replicas: Replica
 
 
 def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
     replicas.create(server)
     step(server, 0)
@@ -104,7 +126,7 @@ def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
 ) -> None:
     first = replicas.start(config)
     replicas.create(first)
-    store = first.loop.call(lambda: SlowClaims(replicas.store))
+    store = first.loop.call(lambda: SlowClaims(replicas.open_store()))
     second, third = replicas.start(config, store), replicas.start(config)
     bringing = second.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
     second.loop.run(store.claimed.wait())
@@ -119,11 +141,55 @@ def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
 
 
 def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
     replicas.create(server)
     store.failing.add("write")
     assert "the test has it fail" in step_error(server, 0).message
+
+
+def test_a_replica_that_could_not_write_for_a_moment_is_asked_again(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.open_store())
+    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
+    for name in ("s", "t"):
+        replicas.create(first, name)
+        step(first, 0, name)
+    store.failing.add("write")
+    # It is there, and cannot write: what it has not written is lost, and told.
+    assert isinstance(step_error(second, 1), StateRolledBackError)
+    store.failing.clear()
+    assert step(second, 1, "t").step_count == 2
+
+
+def test_a_replica_that_is_slow_to_let_one_session_go_is_asked_for_the_others(replicas: Replicas) -> None:
+    store = SlowWrites(replicas.open_store())
+    first, second = replicas.start(SYNC, store), replicas.start(replace(ASYNC, takeover_timeout_ms=100))
+    for name in ("s", "t"):
+        replicas.create(first, name)
+    first.loop.call(store.answered.clear)
+    busy = first.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
+    first.loop.run(store.reached.wait())
+    assert step(second, 0, run_id=3).step_count == 1
+    step(second, 0, "t")
+    assert _claimed(second, "fenced") == 1
+    assert _claimed(second, "released") == 1
+    first.loop.call(store.answered.set)
+    assert isinstance(error_of_call(busy.result), SessionMovedError)
+
+
+def test_a_replica_that_asks_is_there(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(second)
+    second.loop.call(lambda: second.app.keeping._peers._silent_until.update({first.address: float("inf")}))
+    step(first, 0)
+    replicas.clock.advance(1)
+    step(second, 1)
+    assert _claimed(second, "released") == 1
+
+
+def _claimed(server: RunningApp, how: str) -> float:
+    labels = {"how": how}
+    return server.app.metrics.registry.get_sample_value("cellserve_sessions_claimed_total", labels) or 0.0
 
 
 def _request(number: int) -> messages.StepRequest:
