@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from cellserve.errors import STATUS_DETAILS_KEY
 from cellserve.v1 import peer_service_pb2, peer_service_pb2_grpc
 from cellserve_server.keys import SessionKey
 
@@ -37,7 +38,7 @@ class Peers:
         self._log = structlog.get_logger("cellserve.peers")
 
     async def ask_to_release(self, owner: str, sessions: Sequence[tuple[SessionKey, int]]) -> bool:
-        """Asks a replica to let sessions go; whether it has answered. If not, they are to be taken from it.
+        """Asks a replica to let sessions go; whether it has. If not, they are to be taken from it.
 
         Args:
             sessions: keys with the epochs by which it holds them; none: whether it is there at all.
@@ -53,8 +54,18 @@ class Peers:
                     request.sessions.add(tenant=key.tenant, id=key.id, epoch=epoch)
                 await stub.ReleaseSessions(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            self._log.warning("peer_silent", peer=owner, code=error.code().name, sessions=len(sessions))
-            self._silent_until[owner] = self._clock() + SILENCE_S
+            # One that has answered, if only that it cannot write, is there; and one that was slow to let some sessions
+            # go may have others at hand.
+            is_there = _has_answered(error) or (sessions and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
+            self._log.warning(
+                "peer_refused" if is_there else "peer_silent",
+                peer=owner,
+                code=error.code().name,
+                details=error.details(),
+                sessions=len(sessions),
+            )
+            if not is_there:
+                self._silent_until[owner] = self._clock() + SILENCE_S
             return False
         return True
 
@@ -78,3 +89,8 @@ class Peers:
             options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
             channel = self._channels[owner] = grpc.aio.insecure_channel(owner, options=options)
         return channel
+
+
+def _has_answered(error: grpc.aio.AioRpcError) -> bool:
+    """Whether an error is the replica's own, and not one of the way to it."""
+    return any(key == STATUS_DETAILS_KEY for key, _ in error.trailing_metadata() or ())

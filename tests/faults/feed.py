@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -51,8 +51,30 @@ class Feed:
         return generator.standard_normal((BLOCK, DEPTH), np.float32)
 
 
-def uninterrupted(inputs: Iterator[Array], rows: int) -> Iterator[tuple[Array, Array]]:
-    """Steps so many sessions at once, alone in this process: no server, no store, no fault.
+class Alone:
+    """The model in this process: no server, no store, no fault."""
+
+    def __init__(self) -> None:
+        description = describe(CELL, DEPTH, np.dtype("float32"))
+        self._network = build_network(description, draw_weights(description, CELL_SEED))
+
+    def zeros(self, rows: int) -> list[Array]:
+        """The state that sessions begin with, ``[rows, UNITS]`` each."""
+        return [np.zeros((rows, size), np.float32) for size in self._network.leaf_sizes]
+
+    def step(self, inputs: Array, leaves: list[Array]) -> tuple[Array, list[Array]]:
+        """The output of a step of so many sessions, and the state after it.
+
+        Args:
+            inputs: ``[rows, DEPTH]``.
+            leaves: the state before it.
+        """
+        (output,), after = self._network.step([inputs], leaves)
+        return output, after
+
+
+def uninterrupted(inputs: Iterable[Array], rows: int) -> Iterator[tuple[Array, Array]]:
+    """Steps so many sessions at once.
 
     Args:
         inputs: ``[rows, DEPTH]`` for each step.
@@ -60,9 +82,8 @@ def uninterrupted(inputs: Iterator[Array], rows: int) -> Iterator[tuple[Array, A
     Yields:
         The output of each step ``[rows, UNITS]``, and the state after it, ``[rows, 2 * UNITS]``: c, then h.
     """
-    description = describe(CELL, DEPTH, np.dtype("float32"))
-    network = build_network(description, draw_weights(description, CELL_SEED))
-    leaves: list[Array] = [np.zeros((rows, size), np.float32) for size in network.leaf_sizes]
+    alone = Alone()
+    leaves = alone.zeros(rows)
     for given in inputs:
-        (output,), leaves = network.step([given], leaves)
+        output, leaves = alone.step(given, leaves)
         yield output, np.concatenate(leaves, axis=1)

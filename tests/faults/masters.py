@@ -20,15 +20,16 @@ from cellserve.errors import (
     QueueFullError,
     SessionMovedError,
     StepOutOfOrderError,
+    UnavailableError,
     from_rpc_error,
 )
-from cellserve.tensors import array_from_tensor, tensor_from_array
+from cellserve.tensors import Array, array_from_tensor, tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import recurrent_service_pb2_grpc
 from cellserve_client import aio
 from deploy.fleet import Fleet
 from tests.faults.check import TOLERANCE
-from tests.faults.feed import CELL, CELL_SEED, DEPTH, Feed
+from tests.faults.feed import CELL, CELL_SEED, DEPTH, UNITS, Feed
 from tests.faults.history import Step, Verdict, judge
 from tests.faults.reporting import end_with, progress
 
@@ -36,6 +37,8 @@ SESSION_ID = "hammered"
 RPC_TIMEOUT_S = 20.0
 LONGEST_PAUSE_S = 0.02
 FIXED_S = 120.0
+BETWEEN_HANGS_S, HANG_S = (0.1, 1.0), (0.05, 1.5)
+NO_OUTPUT: Array = np.zeros(UNITS, np.float32)
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,14 @@ class MastersPlan:
         seconds: how long.
         callers: at each of the two replicas.
         durability: ``sync`` or ``async``.
+        hangs: whether replicas are held (SIGSTOP) for a while, one after the other: then outcomes may be unknown.
         seed: of the inputs, and of the callers' whims.
     """
 
     seconds: float
     callers: int = 4
     durability: str = "sync"
+    hangs: bool = False
     seed: int = 0
 
 
@@ -63,6 +68,8 @@ class MastersReport:
         steps: that were acknowledged.
         at_each: how many of them at each replica.
         refusals: how often callers were refused, by reason.
+        unsure: steps whose outcome their callers were not told.
+        hangs: how often a replica was held.
         lost, doubled, disordered, max_abs_diff: as of ``Verdict``.
         errors: that callers must not see.
     """
@@ -70,6 +77,8 @@ class MastersReport:
     steps: int
     at_each: list[int]
     refusals: dict[str, int]
+    unsure: int
+    hangs: int
     lost: int
     doubled: int
     disordered: int
@@ -97,6 +106,7 @@ class Hammer:
         self, number: int, stub: recurrent_service_pb2_grpc.RecurrentServiceStub, plan: MastersPlan, uses_counts: bool
     ) -> None:
         self.steps: list[Step] = []
+        self.unsure: list[Step] = []
         self.refusals: Counter[str] = Counter()
         self.errors: list[str] = []
         self._number = number
@@ -104,20 +114,22 @@ class Hammer:
         self._feed = Feed(plan.seed)
         self._whims = np.random.default_rng([plan.seed, number])
         self._uses_counts = uses_counts
+        self._may_be_unsure = plan.hangs
         self._known = 0
         self._sent = 0
 
     async def run(self, until: float) -> None:
         """Steps the session until then, by the monotonic clock."""
         while time.monotonic() < until and not self.errors:
+            self._sent += 1
+            inputs = self._feed.at(self._number, self._sent)
+            began = time.monotonic()
             try:
-                await self._step()
+                await self._step(inputs, began)
             except grpc.aio.AioRpcError as error:
-                await self._refused(from_rpc_error(error))
+                await self._refused(from_rpc_error(error), inputs, began)
 
-    async def _step(self) -> None:
-        self._sent += 1
-        inputs = self._feed.at(self._number, self._sent)
+    async def _step(self, inputs: Array, began: float) -> None:
         # What is refused is not repeated: the next step is one of its own, with an input of its own.
         request = messages.StepRequest(
             name=f"sessions/{SESSION_ID}",
@@ -125,7 +137,6 @@ class Hammer:
             expected_step=self._known if self._uses_counts else None,
             run_id=int(self._whims.integers(1, 1 << 62)) if self._whims.random() < 0.5 else 0,
         )
-        began = time.monotonic()
         answer: messages.StepResponse = await self._stub.Step(request, timeout=RPC_TIMEOUT_S)
         ended = time.monotonic()
         output = array_from_tensor(answer.outputs[0], "outputs[0]")
@@ -134,9 +145,11 @@ class Hammer:
         if answer.replayed:
             self.errors.append(f"caller {self._number}: step {answer.step_count} was answered as a repeat; it was none")
 
-    async def _refused(self, error: CellServeError) -> None:
+    async def _refused(self, error: CellServeError, inputs: Array, began: float) -> None:
         """What tells for sure that the step was not applied is no error."""
-        if isinstance(error, StepOutOfOrderError) and self._uses_counts:
+        if isinstance(error, UnavailableError) and self._may_be_unsure:
+            self.unsure.append(Step(self._number, self._sent, inputs, 0, NO_OUTPUT, began, float("inf")))
+        elif isinstance(error, StepOutOfOrderError) and self._uses_counts:
             self._known = int(error.metadata["step_count"])
         elif not isinstance(error, SessionMovedError | QueueFullError):
             self.errors.append(f"caller {self._number}: {type(error).__name__}: {error.message}")
@@ -155,6 +168,7 @@ async def run(plan: MastersPlan, fleet: Fleet, note: Callable[[int, str], None])
             cell = await server.cell(CELL, input_size=DEPTH, seed=CELL_SEED)
             session = await server.session(cell, session_id=SESSION_ID)
             session.detach()
+        killer = asyncio.create_task(_hang(plan, fleet)) if plan.hangs else None
         channels = [grpc.aio.insecure_channel(address) for address in fleet.addresses[:2]]
         hammers = [
             Hammer(number, recurrent_service_pb2_grpc.RecurrentServiceStub(channels[number % 2]), plan, number % 4 < 2)
@@ -166,17 +180,21 @@ async def run(plan: MastersPlan, fleet: Fleet, note: Callable[[int, str], None])
             await asyncio.wait(tasks, timeout=0.2)
             note(int(time.monotonic() - began), f"{sum(len(hammer.steps) for hammer in hammers):,} steps")
         await asyncio.gather(*tasks)
+        hangs = 0 if killer is None else await killer
         for channel in channels:
             await channel.close()
         async with aio.connect(fleet.addresses[1]) as server:
             step_count = (await server.session_info(SESSION_ID)).step_count
     steps = [step for hammer in hammers for step in hammer.steps]
-    verdict: Verdict = judge(steps, step_count)
+    unsure = [step for hammer in hammers for step in hammer.unsure]
+    verdict: Verdict = judge(steps, step_count, unsure)
     errors = [error for hammer in hammers for error in hammer.errors]
     report = MastersReport(
         steps=len(steps),
         at_each=[sum(len(hammer.steps) for hammer in hammers[place::2]) for place in (0, 1)],
         refusals=dict(sum((hammer.refusals for hammer in hammers), Counter())),
+        unsure=len(unsure),
+        hangs=hangs,
         lost=verdict.lost,
         doubled=verdict.doubled,
         disordered=verdict.disordered,
@@ -186,9 +204,26 @@ async def run(plan: MastersPlan, fleet: Fleet, note: Callable[[int, str], None])
     return report, errors
 
 
+async def _hang(plan: MastersPlan, fleet: Fleet) -> int:
+    """Holds replicas, one after the other, until time is over; how often."""
+    whims = np.random.default_rng([plan.seed, 79])
+    hangs = 0
+    until = time.monotonic() + plan.seconds
+    while time.monotonic() < until:
+        await asyncio.sleep(float(whims.uniform(*BETWEEN_HANGS_S)))
+        index = int(whims.integers(2))
+        fleet.pause(index)
+        try:
+            await asyncio.sleep(float(whims.uniform(*HANG_S)))
+        finally:
+            fleet.resume(index)
+        hangs += 1
+    return hangs
+
+
 def make_fleet(plan: MastersPlan, folder: Path) -> Fleet:
     """The fleet of a run, with its logs and files in a folder; nothing runs yet."""
-    arguments = ["--flush-interval-ms", "100"]
+    arguments = ["--flush-interval-ms", "100", "--takeover-timeout-ms", "200"]
     return Fleet(2, folder=folder, durability=plan.durability, proxy=None, arguments=arguments)
 
 
@@ -196,15 +231,18 @@ def make_fleet(plan: MastersPlan, folder: Path) -> Fleet:
 @click.option("--seconds", type=click.FloatRange(0.5, 3600.0), default=10.0, help="How long.")
 @click.option("--callers", type=click.IntRange(1, 64), default=4, help="At each of the two replicas.")
 @click.option("--durability", type=click.Choice(["sync", "async"]), default="sync")
+@click.option("--hangs", is_flag=True, help="Holds replicas (SIGSTOP) now and then; with sync only.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Of the inputs and the callers' whims.")
 @click.option("--folder", type=click.Path(path_type=Path), help="For logs and files, which stay; else a temporary one.")
-def main(seconds: float, callers: int, durability: str, seed: int, folder: Path | None) -> None:
+def main(seconds: float, callers: int, durability: str, hangs: bool, seed: int, folder: Path | None) -> None:
     """Hammers one session through two replicas at once, from callers that never follow it.
 
     A checker looks whether all that was answered fits one order of the steps, each of them there once. The last line is
     one JSON object; the exit code is 0 only if it does.
     """
-    plan = MastersPlan(seconds, callers, durability, seed)
+    if hangs and durability != "sync":
+        raise click.UsageError("--hangs: a replica of durability async that hangs may lose steps, as it says")
+    plan = MastersPlan(seconds, callers, durability, hangs, seed)
     with tempfile.TemporaryDirectory(prefix="cellserve-masters-") as temporary:
         where = folder or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)

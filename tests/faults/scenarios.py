@@ -17,6 +17,7 @@ from tests.faults.stage import (
     goes_on,
     require,
     require_refused,
+    until,
 )
 
 Scenario: TypeAlias = Callable[[Stage, float], Awaitable[None]]
@@ -77,12 +78,18 @@ async def stopped(stage: Stage, away_s: float) -> None:
             await asyncio.sleep(away_s)
         finally:
             stage.resume_far()
+        if may_lose:  # Until its next flush is refused it answers steps, which are lost, as those before a crash are.
+            await until("its flush is refused", lambda: _is_more(stage.fenced, fenced))
         # The count that it would have to expect, were the session still its own.
         refusal = await witness.refusal(stage.far, expected_step=3)
         require_refused(refusal, SessionMovedError, StepOutOfOrderError)
         await goes_on(witness, stage.near[1])
         await goes_on(witness, stage.far)
     require(await stage.fenced() > fenced, "the replica that was stopped had nothing refused")
+
+
+async def _is_more(count: Callable[[], Awaitable[int]], than: int) -> bool:
+    return await count() > than
 
 
 async def redis_killed(stage: Stage, away_s: float) -> None:

@@ -116,7 +116,7 @@ class SqliteStore(Store):
             remedy = (
                 "restore it from a copy, move it away, or name another one"
                 if is_damaged
-                else "expected a file that this user may write, in a folder that exists and may be written"
+                else "expected a file that this user may write, its -wal and -shm too, in a folder that may be written"
             )
             raise StartError(f"--store: {error.message.removeprefix('the store ')}; {remedy}") from error
 

@@ -170,8 +170,8 @@ def prepare(connection: sqlite3.Connection, url: str, path: str) -> None:
         for number in range(version, SCHEMA_VERSION):
             for statement in filter(str.strip, _MIGRATIONS[number].split(";")):
                 connection.execute(statement)
-        if version < SCHEMA_VERSION:
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        # Written anew be it the same: a file that cannot be written is told of now, not with the first session.
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cellserve.errors import SessionMovedError, StepOutOfOrderError, StoreUnavailableError
+from cellserve.errors import SessionMovedError, StateRolledBackError, StepOutOfOrderError, StoreUnavailableError
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
@@ -35,6 +36,27 @@ class SlowClaims(FaultyStore):
         self.claimed.set()
         await self.answered.wait()
         return result
+
+
+class SlowWrites(FaultyStore):
+    """A store that writes when a test lets it.
+
+    Attributes:
+        reached: set when there is something to write.
+        answered: while it is set, it is written.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.reached = asyncio.Event()
+        self.answered = asyncio.Event()
+        self.answered.set()
+
+    async def write(self, *arguments: Any) -> Any:
+        """As ``Store.write``."""
+        self.reached.set()
+        await self.answered.wait()
+        return await self.store.write(*arguments)
 
 
 def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
@@ -124,6 +146,50 @@ def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
     replicas.create(server)
     store.failing.add("write")
     assert "the test has it fail" in step_error(server, 0).message
+
+
+def test_a_replica_that_could_not_write_for_a_moment_is_asked_again(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.open_store())
+    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
+    for name in ("s", "t"):
+        replicas.create(first, name)
+        step(first, 0, name)
+    store.failing.add("write")
+    # It is there, and cannot write: what it has not written is lost, and told.
+    assert isinstance(step_error(second, 1), StateRolledBackError)
+    store.failing.clear()
+    assert step(second, 1, "t").step_count == 2
+
+
+def test_a_replica_that_is_slow_to_let_one_session_go_is_asked_for_the_others(replicas: Replicas) -> None:
+    store = SlowWrites(replicas.open_store())
+    first, second = replicas.start(SYNC, store), replicas.start(replace(ASYNC, takeover_timeout_ms=100))
+    for name in ("s", "t"):
+        replicas.create(first, name)
+    first.loop.call(store.answered.clear)
+    busy = first.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
+    first.loop.run(store.reached.wait())
+    assert step(second, 0, run_id=3).step_count == 1
+    step(second, 0, "t")
+    assert _claimed(second, "fenced") == 1
+    assert _claimed(second, "released") == 1
+    first.loop.call(store.answered.set)
+    assert isinstance(error_of_call(busy.result), SessionMovedError)
+
+
+def test_a_replica_that_asks_is_there(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(second)
+    second.loop.call(lambda: second.app.keeping._peers._silent_until.update({first.address: float("inf")}))
+    step(first, 0)
+    replicas.clock.advance(1)
+    step(second, 1)
+    assert _claimed(second, "released") == 1
+
+
+def _claimed(server: RunningApp, how: str) -> float:
+    labels = {"how": how}
+    return server.app.metrics.registry.get_sample_value("cellserve_sessions_claimed_total", labels) or 0.0
 
 
 def _request(number: int) -> messages.StepRequest:
