@@ -100,8 +100,8 @@ class ServerConfig:
     store: str = _setting(
         "memory:",
         "Where sessions are kept: memory: (they end with the process), sqlite:PATH (a file of this machine), "
-        "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas). A URL with a password belongs in "
-        "the environment, not here.",
+        "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas). A URL with a password belongs "
+        "in the environment, not here.",
     )
     durability: str = _setting(
         "sync",
