@@ -306,9 +306,10 @@ class Session:
     # --- whose turn it is --------------------------------------------------------------------------------------------
 
     def occupy(self, work: Work) -> None:
-        """A run has begun; the session lives."""
+        """Something has begun. If the session has ended while it waited, its seat may be another's by now."""
         self.active = work
-        self.seats.words[self.base + FLAGS] |= BUSY
+        if not self.ended:
+            self.seats.words[self.base + FLAGS] |= BUSY
 
     def vacate(self) -> None:
         """The run, or the step of a block, is over."""
