@@ -32,6 +32,9 @@ RATIOS = {
 }
 
 
+DATABASES = {"sync": 1, "async": 2}
+
+
 @dataclass(frozen=True)
 class Plan:
     """How much."""
@@ -61,13 +64,9 @@ async def measure(plan: Plan, progress: Progress) -> Result:
             contestants["bare_redis"] = _bare(stack, "bare_redis", BareRedis(redis.url, plan.sessions), plan)
         contestants[MEMORY] = await stack.enter_async_context(_served(MEMORY, plan))
         for kind, url in stores.items():
-            for durability in ("sync", "async"):
+            for durability in DATABASES:
                 # Files and databases of their own: a server that shares one asks the other for its sessions.
-                own = (
-                    f"{url}.{durability}"
-                    if kind == "sqlite"
-                    else url.replace("/0", "/1" if durability == "sync" else "/2")
-                )
+                own = f"{url}.{durability}" if kind == "sqlite" else f"{url[:-1]}{DATABASES[durability]}"
                 flags = ("--store", own, "--durability", durability)
                 name = f"{kind}_{durability}"
                 contestants[name] = await stack.enter_async_context(_served(name, plan, *flags))

@@ -58,6 +58,10 @@ TARGETS = (
     Target("scale", "bytes_per_session", "at most", "bytes_allowed", "server memory a session, bytes"),
     Target("mixed", "p99_ratio", "at most", 4.0, "p99 beside long sequences, x alone"),
     Target("mixed", "sequences_ratio", "at least", 0.5, "sequences beside steppers, x alone"),
+    Target("durability", "sqlite_sync", "at least", 0.6, "steps a second kept in SQLite, x bare commits"),
+    Target("durability", "redis_sync", "at least", 0.6, "steps a second kept in Redis, x bare commits"),
+    Target("durability", "sqlite_async", "at least", 0.8, "steps a second kept in SQLite later, x in memory"),
+    Target("durability", "redis_async", "at least", 0.8, "steps a second kept in Redis later, x in memory"),
     Target("idle", "cpu_percent", "at most", 0.1, "server CPU with 10,000 idle sessions, % of a core"),
 )
 

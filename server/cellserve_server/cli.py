@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -19,6 +20,8 @@ from cellserve_server.config import ServerConfig
 USAGE_ERROR = 2
 FAILED = 1
 ENVIRONMENT_PREFIX = "CELLSERVE_"
+# Objects made and not freed before the young are looked at; how many such looks before the older are, and the old.
+GC_THRESHOLDS = (20_000, 20, 20)
 
 
 def serve(arguments: Sequence[str]) -> int:
@@ -102,6 +105,7 @@ async def _serve(config: ServerConfig) -> int:
     try:
         if await _first(app.start(), stop.wait()) == 1:
             return 0  # Told to stop while it started.
+        _leave_alone_what_stays()
         print(f"cellserve listening on {app.address}", flush=True)
         if await _first(stop.wait(), app.failed.wait()) == 1:
             return FAILED
@@ -114,6 +118,16 @@ async def _serve(config: ServerConfig) -> int:
         return FAILED
     finally:
         await app.stop()
+
+
+def _leave_alone_what_stays() -> None:
+    """Has the garbage collector look at what requests leave behind, and seldom at all the rest.
+
+    Going through the modules and models again and again took a fifth of the time of a server that writes to a store.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 async def _first(*awaitables: Any) -> int:

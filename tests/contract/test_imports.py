@@ -159,7 +159,7 @@ def test_only_service_level_modules_import_grpc() -> None:
     assert users <= GRPC_MODULES
 
 
-@pytest.mark.parametrize(("driver", "module"), [("redis", "redis_link"), ("hiredis", "")])
+@pytest.mark.parametrize(("driver", "module"), [("redis", "redis_link"), ("hiredis", "redis_link")])
 def test_a_stores_driver_is_imported_in_one_file_alone_and_not_at_load(driver: str, module: str) -> None:
     users = {
         (source.name, item.at_load) for source in SERVER for item in source.imports if top_level(item.module) == driver
