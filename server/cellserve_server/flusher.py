@@ -14,10 +14,11 @@ from cellserve.tensors import Array
 from cellserve_server.engine import Engine
 from cellserve_server.peers import Peers
 from cellserve_server.records import encode_states
-from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, Seats
+from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, UNSURE, Seats
 from cellserve_server.session import Kept, Session
 from cellserve_server.state_writer import GRACE_S
 from cellserve_server.stores.base import Held, Store, Write
+from cellserve_server.unbroken import unbroken
 
 # Sessions that are written in one go; then the event loop gets its turn.
 SESSIONS_PER_WRITE = 512
@@ -100,7 +101,7 @@ class Flusher:
                 sessions = [session for seat in dirty if (session := seats.occupants[seat]) is not None]
                 for start in range(0, len(sessions), SESSIONS_PER_WRITE):
                     living = [session for session in sessions[start : start + SESSIONS_PER_WRITE] if not session.ended]
-                    await self._write(seats, living)
+                    await unbroken(self._write(seats, living))
             self._note_success(began)
 
     async def flush_one(self, session: Session) -> None:
@@ -111,7 +112,7 @@ class Flusher:
         """
         async with self.lock:
             if not session.ended and session.seats.words[session.base + FLAGS] & DIRTY:
-                await self._write(session.seats, [session])
+                await unbroken(self._write(session.seats, [session]))
 
     async def _write(self, seats: Seats[Session], sessions: list[Session]) -> None:
         sessions = await self._claim_doubted(sessions)
@@ -125,6 +126,9 @@ class Flusher:
                 kept.is_doubted = True
                 session.seats.words[session.base + FLAGS] |= DIRTY
             raise
+        finally:
+            for session, _ in _unchanged(taken):
+                session.seats.words[session.base + FLAGS] &= ~UNSURE
         refused = {owner for owner, good in zip(taken.owners, outcomes, strict=True) if not good}
         if refused:
             same = {session for session, _ in _unchanged(taken)}
@@ -172,7 +176,8 @@ def _take(seats: Seats[Session], sessions: list[Session]) -> _Taken:
     kept = [session.kept for session in sessions if session.kept is not None]
     assert len(kept) == len(sessions), "sessions of a server with a store have a record there"
     records: Array = seats.records.take(index, axis=0)
-    seats.records[index, FLAGS] = records[:, FLAGS] & ~DIRTY
+    # Until the store has them they are not to leave memory: from there nobody could write them again.
+    seats.records[index, FLAGS] = records[:, FLAGS] & ~DIRTY | UNSURE
     places = seats.places(index, records[:, FLAGS])
     states = encode_states(records, seats.slab.read(places), seats.rows)
     # The state before, from which a repeat of the last run is computed.
