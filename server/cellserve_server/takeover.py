@@ -37,7 +37,7 @@ class Takeover:
         metrics: told of sessions that were claimed.
         clock: unix seconds.
         tombstone_ttl_s: how long it is remembered that a record was damaged.
-        loses_steps: whether a replica that cannot be asked may have answered steps that are not in the store.
+        loses_steps: whether replicas may have answered steps that never came to the store.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Takeover:
                 continue
             self._metrics.claimed(how[key])
             try:
-                outcomes[key] = await self._seat(stored, was_fenced=how[key] == "fenced")
+                outcomes[key] = await self._seat(stored)
             except CellServeError as error:
                 outcomes[key] = error
         return lost
@@ -126,7 +126,7 @@ class Takeover:
                 how.update(dict.fromkeys(keys, "released"))
         return how
 
-    async def _seat(self, stored: Stored, *, was_fenced: bool) -> Session:
+    async def _seat(self, stored: Stored) -> Session:
         """A claimed record as a session in memory."""
         key = stored.key
         try:
@@ -146,7 +146,8 @@ class Takeover:
         if state.numbers.expire_time <= self._clock():
             raise await self._expired(stored, meta.uid)
         session = await self._install(stored, meta, model, place, state, before)
-        recovered_at = state.numbers.step_count if was_fenced and self._loses_steps else -1
+        # Whoever has it from one that let it go need not have it from one that lost nothing: that may be longer ago.
+        recovered_at = state.numbers.step_count if self._loses_steps else -1
         origin = Origin(meta.request_id, meta.request_fingerprint)
         session.kept = Kept(Held(stored.ref, stored.epoch), origin, recovered_at)
         return session
