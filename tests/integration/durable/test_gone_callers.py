@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import suppress
+from collections.abc import Coroutine
 from typing import Any
 
-import grpc
 import pytest
 
 from cellserve.errors import SessionNotFoundError
-from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.flusher import Flusher
 from cellserve_server.keys import SessionKey
 from cellserve_server.seats import DIRTY, FLAGS
@@ -40,13 +37,12 @@ def flusher_of(server: RunningApp) -> Flusher:
     return stored.flusher
 
 
-def give_up(server: RunningApp, store: SlowStore, call: Any) -> None:
-    """Cancels a call that has reached the store, and lets the store go on when the server knows."""
+def give_up(server: RunningApp, store: SlowStore, call: Coroutine[Any, Any, object]) -> None:
+    """Cancels an operation, as the server does when its caller goes, once it has reached the store, which then goes on."""
+    server.loop.call(store.goes_on.clear)
+    under_way = server.loop.begin(call)
     server.loop.run(store.reached.wait())
-    call.cancel()
-    with suppress(grpc.FutureCancelledError):
-        call.result()
-    server.loop.run(asyncio.sleep(0.05))  # The server hears of it by its connection; nothing tells when.
+    under_way.cancel()
     server.loop.call(store.goes_on.set)
 
 
@@ -54,9 +50,7 @@ def test_a_reset_whose_caller_goes_is_finished(replicas: Replicas) -> None:
     server, store = start_slow(replicas, "rewrite")
     uid = replicas.create(server).uid
     step(server, 0)
-    server.loop.call(store.goes_on.clear)
-    reset = messages.ResetSessionRequest(name="sessions/s")
-    give_up(server, store, server.stubs.recurrent.ResetSession.future(reset, timeout=RPC_TIMEOUT_S))
+    give_up(server, store, server.app.operations.reset(KEY))
     server.wait_until(lambda: server.app.operations.sessions.get(KEY).uid != uid)
     assert isinstance(step_error(server, 1, uid=uid), SessionNotFoundError)
     assert step(server, 0).step_count == 1
@@ -66,9 +60,7 @@ def test_a_reset_whose_caller_goes_is_finished(replicas: Replicas) -> None:
 def test_a_deletion_whose_caller_goes_is_finished(replicas: Replicas) -> None:
     server, store = start_slow(replicas, "bury")
     replicas.create(server)
-    server.loop.call(store.goes_on.clear)
-    delete = messages.DeleteSessionRequest(name="sessions/s")
-    give_up(server, store, server.stubs.recurrent.DeleteSession.future(delete, timeout=RPC_TIMEOUT_S))
+    give_up(server, store, server.app.operations.delete(KEY))
     server.wait_until(lambda: server.app.operations.sessions.resident(KEY) is None)
     assert isinstance(step_error(server, 0), SessionNotFoundError)
     replicas.create(server)
@@ -94,12 +86,8 @@ def test_a_flush_that_nobody_waits_for_knows_what_became_of_it(replicas: Replica
     replicas.create(server)
     step(server, 0)
     session = session_of(server)
-    server.loop.call(store.goes_on.clear)
-    flush = server.loop.begin(flusher_of(server).flush_one(session))
-    server.loop.run(store.reached.wait())
     store.failing.add("write")
-    flush.cancel()
-    server.loop.call(store.goes_on.set)
+    give_up(server, store, flusher_of(server).flush_one(session))
     server.wait_until(lambda: bool(session.seats.words[session.base + FLAGS] & DIRTY))
     store.failing.clear()
     assert step(replicas.start(ASYNC), 1).step_count == 2
