@@ -38,7 +38,7 @@ def flusher_of(server: RunningApp) -> Flusher:
 
 
 def give_up(server: RunningApp, store: SlowStore, call: Coroutine[Any, Any, object]) -> None:
-    """Cancels an operation that has reached the store, as the server does when a caller goes; then the store goes on."""
+    """Cancels an operation at the store, as the server does when its caller goes; then the store goes on."""
     server.loop.call(store.goes_on.clear)
     under_way = server.loop.begin(call)
     server.loop.run(store.reached.wait())
