@@ -17,6 +17,7 @@ from cellserve_server.records import encode_states
 from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, UNSURE, Seats
 from cellserve_server.session import Kept, Session
 from cellserve_server.state_writer import GRACE_S
+from cellserve_server.store_watch import StoreWatch
 from cellserve_server.stores.base import Held, Store, Write
 from cellserve_server.unbroken import unbroken
 
@@ -44,6 +45,7 @@ class Flusher:
         interval_s: how often.
         clock: the engine's.
         peers: knows this replica's address.
+        watch: told of failures.
         on_fenced: called with sessions that another replica has by now: takes them out of memory.
 
     Attributes:
@@ -57,6 +59,7 @@ class Flusher:
         interval_s: float,
         clock: Callable[[], float],
         peers: Peers,
+        watch: StoreWatch,
         on_fenced: Callable[[Sequence[Session]], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -64,6 +67,7 @@ class Flusher:
         self._interval_s = interval_s
         self._clock = clock
         self._peers = peers
+        self._watch = watch
         self._on_fenced = on_fenced
         self._changed = asyncio.Event()
         self.lock = asyncio.Lock()
@@ -160,6 +164,7 @@ class Flusher:
             self._log.info("store_back")
 
     def _note_failure(self, error: StoreUnavailableError) -> None:
+        self._watch.note_failure()
         late_s = self._clock() - self._written_at
         self._log.warning("flush_failed", error=error.message, unwritten_for_s=round(late_s, 3))
         if late_s >= PATIENCE_INTERVALS * self._interval_s and self._engine.store_refusal is None:
