@@ -38,8 +38,10 @@ MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 * MIB
 MAX_TIMEOUT_S = 7 * 86400.0
-KEEPALIVE_TIME_MS = 30_000
-KEEPALIVE_TIMEOUT_MS = 10_000
+# A server that hangs is left after 17 seconds, well before the usual timeout of a call ends: there may be another. A
+# server takes no pings that come more often than each 10 seconds.
+KEEPALIVE_TIME_MS = 12_000
+KEEPALIVE_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_MS = 5_000
 FIRST_RECONNECT_MS = 50
 LONGEST_RECONNECT_MS = 2_000

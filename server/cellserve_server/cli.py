@@ -101,7 +101,11 @@ async def _serve(config: ServerConfig) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: force.set() if stop.is_set() else stop.set())
-    app = App(config)
+    try:
+        app = App(config)
+    except StartError as error:
+        print(f"cellserve serve: {error}", file=sys.stderr)
+        return FAILED
     try:
         if await _first(app.start(), stop.wait()) == 1:
             return 0  # Told to stop while it started.

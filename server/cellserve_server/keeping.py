@@ -146,7 +146,13 @@ class Keeping:
                 "durability": "async",
                 "crash_loses": f"the steps of the last {lost_s:g} s at most, which the clients concerned are told",
             }
-        return {"durability": "sync", "crash_loses": "nothing: every step is in the store before it is answered"}
+        if not self._store.url.startswith("sqlite:"):
+            loses = "nothing when this process dies; what is lost when the store does is a matter of how it persists"
+        elif self._config.store_fsync:
+            loses = "nothing, neither when this process dies nor when the machine loses its power"
+        else:
+            loses = "nothing when this process dies; the last moments if the machine loses its power (--store-fsync)"
+        return {"durability": "sync", "crash_loses": loses}
 
     async def release_all(self) -> None:
         """The server stops, and nothing is under way: all is written and let go."""

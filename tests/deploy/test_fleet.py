@@ -24,6 +24,9 @@ from tests.programs import require_program
 from tests.servers import RPC_TIMEOUT_S
 from tests.tools import ROOT
 
+# Each test starts several programs; together they take a good part of a minute.
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def fleet_command(*arguments: str) -> Iterator[subprocess.Popen[str]]:

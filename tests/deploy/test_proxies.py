@@ -27,6 +27,9 @@ from tests.programs import require_program
 from tests.servers import RPC_TIMEOUT_S, Stubs, error_of_call, stubs_for
 from tests.tools import ROOT
 
+# Each test starts several programs; together they take a good part of a minute.
+pytestmark = pytest.mark.slow
+
 REPLICAS = 3
 STREAM_MESSAGES = 1000
 # 12 MB each way, of the 16 MiB that a server takes.

@@ -119,7 +119,15 @@ def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--max-sessions" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [["--host", "0.0.0.0"], ["--host", "256.0.0.1", "--insecure"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--host", "0.0.0.0"],
+        ["--host", "256.0.0.1", "--insecure"],
+        ["--store", "nowhere"],
+        ["--store", "sqlite:no/such/folder/sessions.db"],
+    ],
+)
 def test_an_address_that_cannot_be_is_one_line_and_exit_code_1(arguments: list[str]) -> None:
     with server_process(arguments) as server:
         assert server.wait() == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -89,13 +88,6 @@ def test_a_newer_schema_is_refused(open_sqlite: OpenSqlite, run: Run, path: Path
     message = start_error(open_sqlite)
     assert "written by a newer CellServe" in message
     assert str(path) in message
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to every file")
-def test_a_file_that_may_not_be_written_is_refused(open_sqlite: OpenSqlite, run: Run, path: Path) -> None:
-    run(open_sqlite().close())
-    path.chmod(0o444)
-    assert "cannot be written" in start_error(open_sqlite)
 
 
 def test_a_file_that_becomes_read_only_and_writable_again(open_sqlite: OpenSqlite, run: Run) -> None:

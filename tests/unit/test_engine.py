@@ -69,7 +69,7 @@ def test_longer_runs_go_on_by_several_steps_in_a_tick() -> None:
             np.testing.assert_allclose(run.outputs[0], expected, atol=1e-6)
             np.testing.assert_allclose(bench.state(session)[0], leaves[0], atol=1e-6)
 
-    drive(test, max_chunk_steps=8)
+    drive(test, max_chunk_steps=8, max_chunk_us=10**9)
 
 
 def test_a_cancelled_run_leaves_no_trace() -> None:
