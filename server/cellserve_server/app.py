@@ -110,7 +110,9 @@ class App:
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
-        self.keeping = Keeping(config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug)
+        self.keeping = Keeping(
+            config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
+        )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
         self.failed = asyncio.Event()
         self._config = config
@@ -278,6 +280,11 @@ class App:
     def _note_bug(self, error: BaseException) -> None:
         self._log.critical("engine_died", exc_info=error)
         self.failed.set()
+
+    async def _note_store(self, is_there: bool) -> None:
+        """Without its store a replica is asked in vain: its health says so, and clients and proxies ask others."""
+        if not self._loading and not self._draining:
+            await self._set_health(is_there)
 
     async def _watch_models(self) -> None:
         while self._config.models_poll_s:

@@ -16,10 +16,12 @@ from cellserve_server.engine import Engine
 from cellserve_server.metrics import Metrics
 from cellserve_server.peers import Peers
 from cellserve_server.records import encode_states
-from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, Seats
+from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, UNSURE, Seats
 from cellserve_server.session import Kept, Session
 from cellserve_server.state_writer import GRACE_S
+from cellserve_server.store_watch import StoreWatch
 from cellserve_server.stores.base import Held, Store, Write
+from cellserve_server.unbroken import unbroken
 
 # Sessions that are written in one go; then the event loop gets its turn.
 SESSIONS_PER_WRITE = 512
@@ -46,6 +48,7 @@ class Flusher:
         clock: the engine's.
         peers: knows as whom this replica holds records.
         metrics: told how long a write takes, and of those that fail.
+        watch: told of failures.
         on_fenced: called with sessions that another replica has by now: takes them out of memory.
 
     Attributes:
@@ -60,6 +63,7 @@ class Flusher:
         clock: Callable[[], float],
         peers: Peers,
         metrics: Metrics,
+        watch: StoreWatch,
         on_fenced: Callable[[Sequence[Session]], Awaitable[None]],
     ) -> None:
         self._store = store
@@ -68,6 +72,7 @@ class Flusher:
         self._clock = clock
         self._peers = peers
         self._metrics = metrics
+        self._watch = watch
         self._on_fenced = on_fenced
         self._changed = asyncio.Event()
         self.lock = asyncio.Lock()
@@ -105,7 +110,7 @@ class Flusher:
                 sessions = [session for seat in dirty if (session := seats.occupants[seat]) is not None]
                 for start in range(0, len(sessions), SESSIONS_PER_WRITE):
                     living = [session for session in sessions[start : start + SESSIONS_PER_WRITE] if not session.ended]
-                    await self._write(seats, living)
+                    await unbroken(self._write(seats, living))
             self._note_success(began)
 
     async def flush_one(self, session: Session) -> None:
@@ -116,7 +121,7 @@ class Flusher:
         """
         async with self.lock:
             if not session.ended and session.seats.words[session.base + FLAGS] & DIRTY:
-                await self._write(session.seats, [session])
+                await unbroken(self._write(session.seats, [session]))
 
     async def _write(self, seats: Seats[Session], sessions: list[Session]) -> None:
         sessions = await self._claim_doubted(sessions)
@@ -132,6 +137,9 @@ class Flusher:
                 kept.is_doubted = True
                 session.seats.words[session.base + FLAGS] |= DIRTY
             raise
+        finally:
+            for session, _ in _unchanged(taken):
+                session.seats.words[session.base + FLAGS] &= ~UNSURE
         self._metrics.store_seconds("write", time.perf_counter() - started)
         refused = {owner for owner, good in zip(taken.owners, outcomes, strict=True) if not good}
         if refused:
@@ -164,6 +172,7 @@ class Flusher:
             self._log.info("store_back")
 
     def _note_failure(self, error: StoreUnavailableError) -> None:
+        self._watch.note_failure()
         late_s = self._clock() - self._written_at
         self._log.warning("flush_failed", error=error.message, unwritten_for_s=round(late_s, 3))
         if late_s >= PATIENCE_INTERVALS * self._interval_s and self._engine.store_refusal is None:
@@ -180,7 +189,8 @@ def _take(seats: Seats[Session], sessions: list[Session]) -> _Taken:
     kept = [session.kept for session in sessions if session.kept is not None]
     assert len(kept) == len(sessions), "sessions of a server with a store have a record there"
     records: Array = seats.records.take(index, axis=0)
-    seats.records[index, FLAGS] = records[:, FLAGS] & ~DIRTY
+    # Until the store has them they are not to leave memory: from there nobody could write them again.
+    seats.records[index, FLAGS] = records[:, FLAGS] & ~DIRTY | UNSURE
     places = seats.places(index, records[:, FLAGS])
     states = encode_states(records, seats.slab.read(places), seats.rows)
     # The state before, from which a repeat of the last run is computed.

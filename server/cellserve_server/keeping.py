@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from cellserve_server.residents import Residents
 from cellserve_server.seats import DIRTY
 from cellserve_server.state_writer import StateWriter
 from cellserve_server.store_keeper import StoreKeeper
+from cellserve_server.store_watch import StoreWatch
 from cellserve_server.stored_models import StoredModels
 from cellserve_server.stores.base import Store
 from cellserve_server.takeover import Takeover
@@ -43,6 +44,7 @@ class Keeping:
         clock: unix seconds, never going back.
         new_id: makes uids.
         on_bug: called with an error after which the server is of no more use.
+        on_store: told when the store does not answer any more, and when it does again.
 
     Attributes:
         keeper: finds, makes and ends sessions.
@@ -61,6 +63,7 @@ class Keeping:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         on_bug: Callable[[BaseException], None],
+        on_store: Callable[[bool], Awaitable[None]],
     ) -> None:
         self.stored: StoreKeeper | None = None
         self.models: StoredModels | None = None
@@ -68,6 +71,7 @@ class Keeping:
         self._store = store
         self._engine = residents.engine
         self._on_bug = on_bug
+        self._watch = StoreWatch(store, on_store)
         self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
@@ -84,9 +88,12 @@ class Keeping:
             self._peers,
             metrics,
             clock,
-            config.tombstone_ttl_s,
+            tombstone_ttl_s=config.tombstone_ttl_s,
+            loses_steps=config.durability == "async",
         )
-        self.keeper = self.stored = StoreKeeper(config, store, residents, takeover, self._peers, metrics, clock, new_id)
+        self.keeper = self.stored = StoreKeeper(
+            config, store, residents, takeover, self._peers, metrics, self._watch, clock, new_id
+        )
         self._engine.ownership = Ownership(self.stored.confirm, self._engine.finish, self._engine.fail)
         if config.durability == "sync":
             self._engine.writer = StateWriter(store, metrics, self.stored.on_fenced, self.stored.on_doubt, on_bug)
@@ -99,6 +106,7 @@ class Keeping:
                 clock,
                 self._peers,
                 metrics,
+                self._watch,
                 self.stored.on_fenced,
             )
             self._engine.on_moved = self.stored.flusher.note_change
@@ -177,6 +185,7 @@ class Keeping:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._engine.writer is not None:
             await self._engine.writer.stop()
+        await self._watch.stop()
         await self._peers.close()
         await self._store.close()
 

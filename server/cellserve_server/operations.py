@@ -13,6 +13,7 @@ from cellserve_server.models import LoadedModel
 from cellserve_server.residents import Birth, Residents
 from cellserve_server.session import NO_ORIGIN, Origin, Session, SessionSnapshot
 from cellserve_server.sessions import SessionTable
+from cellserve_server.unbroken import unbroken
 
 
 class SessionOperations:
@@ -136,9 +137,7 @@ class SessionOperations:
             raise
         async with self.engine.holding(session):
             self.sessions.check_life(session, uid)
-            await self.keeper.bury(session, origin)
-            if not session.ended:
-                self.sessions.end(session, "deleted")
+            await unbroken(self._bury(session, origin))
 
     async def reset(self, key: SessionKey, uid: str = "", origin: Origin = NO_ORIGIN) -> SessionSnapshot:
         """Zeros a session's state and step count and begins a new life.
@@ -211,13 +210,25 @@ class SessionOperations:
                 return session.snapshot()
             self.sessions.check_life(session, uid)
             count = session.step_count if step_count is None else step_count
-            new_uid = self._new_id()
-            await self.keeper.rewrite(session, new_uid, count, leaves, origin)
-            self.sessions.check_life(session, uid)
-            session.write_state(leaves)
-            session.step_count = count
-            self.sessions.begin_life(session, new_uid, cause)
-            return session.snapshot()
+            return await unbroken(self._rewrite(session, cause, leaves, count, origin))
+
+    # A caller who goes in the midst of these would leave one life in the store and another one in memory.
+
+    async def _bury(self, session: Session, origin: Origin) -> None:
+        await self.keeper.bury(session, origin)
+        if not session.ended:
+            self.sessions.end(session, "deleted")
+
+    async def _rewrite(
+        self, session: Session, cause: str, leaves: Sequence[Array] | None, step_count: int, origin: Origin
+    ) -> SessionSnapshot:
+        old_uid, new_uid = session.uid, self._new_id()
+        await self.keeper.rewrite(session, new_uid, step_count, leaves, origin)
+        self.sessions.check_life(session, old_uid)
+        session.write_state(leaves)
+        session.step_count = step_count
+        self.sessions.begin_life(session, new_uid, cause)
+        return session.snapshot()
 
     def _ttl_of(self, ttl_s: float | None) -> float:
         return self._default_ttl_s if ttl_s is None else ttl_s

@@ -82,7 +82,8 @@ class Kept:
     Attributes:
         held: by what the store finds it, and by what it knows that we hold it.
         origin: the request that began the life.
-        recovered_at: the step count at which it was taken from a replica that could not be asked; -1: it was not.
+        recovered_at: the step count at which it came from a store to which states are written later: whoever expects
+            more knows of steps that were lost. -1: it did not, or nothing can be lost.
         is_doubted: whether a write may still be on its way that nobody waits for: the record has to be claimed anew
             before the next one, which refuses the straggler.
     """
@@ -306,9 +307,10 @@ class Session:
     # --- whose turn it is --------------------------------------------------------------------------------------------
 
     def occupy(self, work: Work) -> None:
-        """A run has begun; the session lives."""
+        """Something has begun. If the session has ended while it waited, its seat may be another's by now."""
         self.active = work
-        self.seats.words[self.base + FLAGS] |= BUSY
+        if not self.ended:
+            self.seats.words[self.base + FLAGS] |= BUSY
 
     def vacate(self) -> None:
         """The run, or the step of a block, is over."""

@@ -27,6 +27,7 @@ from cellserve_server.seats import COLUMNS, EXPIRE, STEP_COUNT
 from cellserve_server.session import Kept, Origin, Session, SessionSnapshot
 from cellserve_server.sessions import DOUBTED, MOVED, RELEASED, exists_error
 from cellserve_server.state_writer import GRACE_S
+from cellserve_server.store_watch import StoreWatch
 from cellserve_server.stored_listing import StoredListing
 from cellserve_server.stores.base import Burial, Draft, Held, Rewrite, Store
 from cellserve_server.takeover import Takeover
@@ -49,6 +50,7 @@ class StoreKeeper:
         takeover: brings sessions from the store.
         peers: the other replicas.
         metrics: told of sessions that are made.
+        watch: told of failures of the store.
         clock: unix seconds.
         new_id: makes uids.
 
@@ -64,6 +66,7 @@ class StoreKeeper:
         takeover: Takeover,
         peers: Peers,
         metrics: Metrics,
+        watch: StoreWatch,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -76,6 +79,7 @@ class StoreKeeper:
         self._takeover = takeover
         self._peers = peers
         self._metrics = metrics
+        self._watch = watch
         self._clock = clock
         self._new_id = new_id
         self._listing = StoredListing(store, self._sessions, clock)
@@ -233,6 +237,7 @@ class StoreKeeper:
     def on_doubt(self, sessions: Sequence[Session], error: StoreUnavailableError) -> None:
         """It is not known what the store has of these sessions: it is read again when they are asked for."""
         self._metrics.store_failed("write")
+        self._watch.note_failure()
         self._log.warning("store_write_failed", sessions=len(sessions), error=error.message)
         for session in sessions:
             self._depart(session, DOUBTED, why=error.message)
@@ -357,6 +362,7 @@ class StoreKeeper:
             result = await do()
         except StoreUnavailableError as error:
             self._metrics.store_failed(operation)
+            self._watch.note_failure()
             self._log.warning("store_failed", operation=operation, sessions=len(keys), error=error.message)
             raise
         self._metrics.store_seconds(operation, time.perf_counter() - started)

@@ -40,6 +40,7 @@ class Takeover:
         metrics: told of sessions that were claimed.
         clock: unix seconds.
         tombstone_ttl_s: how long it is remembered that a session expired.
+        loses_steps: whether replicas may have answered steps that never came to the store.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Takeover:
         peers: Peers,
         metrics: Metrics,
         clock: Callable[[], float],
+        *,
         tombstone_ttl_s: float,
+        loses_steps: bool,
     ) -> None:
         self._store = store
         self._residents = residents
@@ -60,6 +63,7 @@ class Takeover:
         self._metrics = metrics
         self._clock = clock
         self._tombstone_ttl_s = tombstone_ttl_s
+        self._loses_steps = loses_steps
         self._log = structlog.get_logger("cellserve.takeover")
 
     async def bring(self, keys: Sequence[SessionKey]) -> dict[SessionKey, Outcome]:
@@ -147,7 +151,9 @@ class Takeover:
         if state.numbers.expire_time <= self._clock():
             raise await self._expired(stored, meta.uid)
         session = await self._install(stored, meta, model, place, state, before)
-        recovered_at = state.numbers.step_count if was_fenced else -1
+        # Whoever has it from one that let it go need not have it from one that lost nothing: that may be longer ago.
+        # Without that, a holder that has gone may still have had an answer written that the store has lost since.
+        recovered_at = state.numbers.step_count if self._loses_steps or was_fenced else -1
         origin = Origin(meta.request_id, meta.request_fingerprint)
         session.kept = Kept(Held(stored.ref, stored.epoch), origin, recovered_at)
         return session

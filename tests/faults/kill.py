@@ -17,7 +17,7 @@ from deploy.fleet import Fleet
 from tests.faults.callers import Callers, LoadPlan, Tally
 from tests.faults.check import TOLERANCE, Comparison, compare
 from tests.faults.killer import Killer, Moments
-from tests.faults.reporting import end_with, progress
+from tests.faults.reporting import end_with, failures_told, progress
 
 REPLICAS = 3
 # What a run may take: so long whatever happens, and so long for every kill besides.
@@ -195,7 +195,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="cellserve-kill-") as temporary:
         where = folder or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
-        with make_fleet(plan, where) as fleet, progress("kills", kills) as note:
+        with failures_told(), make_fleet(plan, where) as fleet, progress("kills", kills) as note:
             report, errors = asyncio.run(run(plan, fleet, note))
     end_with(asdict(report), errors, passed=report.passed)
 

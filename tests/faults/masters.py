@@ -31,7 +31,7 @@ from deploy.fleet import Fleet
 from tests.faults.check import TOLERANCE
 from tests.faults.feed import CELL, CELL_SEED, DEPTH, UNITS, Feed
 from tests.faults.history import Step, Verdict, judge
-from tests.faults.reporting import end_with, progress
+from tests.faults.reporting import end_with, failures_told, progress
 
 SESSION_ID = "hammered"
 RPC_TIMEOUT_S = 20.0
@@ -246,7 +246,7 @@ def main(seconds: float, callers: int, durability: str, hangs: bool, seed: int, 
     with tempfile.TemporaryDirectory(prefix="cellserve-masters-") as temporary:
         where = folder or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
-        with make_fleet(plan, where) as fleet, progress("seconds", int(seconds)) as note:
+        with failures_told(), make_fleet(plan, where) as fleet, progress("seconds", int(seconds)) as note:
             report, errors = asyncio.run(run(plan, fleet, note))
     end_with(asdict(report), errors, passed=report.passed)
 

@@ -14,7 +14,7 @@ from cellserve.errors import CellServeError
 from cellserve_client import aio
 from tests.faults.callers import Callers, LoadPlan
 from tests.faults.check import TOLERANCE, compare
-from tests.faults.reporting import end_with, progress
+from tests.faults.reporting import end_with, failures_told, progress
 from tests.faults.scenarios import SCENARIOS
 from tests.faults.stage import Stage
 from tests.faults.witness import WrongStepError
@@ -141,7 +141,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="cellserve-partition-") as temporary:
         where = folder or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
-        with progress("scenarios", len(plan.scenarios)) as note:
+        with failures_told(), progress("scenarios", len(plan.scenarios)) as note:
             report, errors = asyncio.run(run(plan, where, note))
     end_with(asdict(report), errors, passed=report.passed)
 

@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cellserve.errors import CellServeError
+from deploy.fleet import FleetError
+
 SHOWN_ERRORS = 10
 
 
@@ -38,6 +41,19 @@ def progress(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
     with bar:
         task = bar.add_task(what, total=total, more="")
         yield lambda count, more: bar.update(task, completed=count, more=more)
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """What does not start, or does not come to an end, ends the program with a word."""
+    try:
+        yield
+    except (FleetError, CellServeError) as error:
+        print(f"failed: {error}", file=sys.stderr)
+        sys.exit(1)
+    except TimeoutError:
+        print("failed: it did not come to an end in time", file=sys.stderr)
+        sys.exit(1)
 
 
 def end_with(report: Mapping[str, Any], errors: list[str], *, passed: bool) -> None:

@@ -16,7 +16,7 @@ from cellserve_client import aio
 from deploy.fleet import PROXIES, Fleet
 from tests.faults.callers import Callers, LoadPlan
 from tests.faults.check import TOLERANCE, compare
-from tests.faults.reporting import end_with, progress
+from tests.faults.reporting import end_with, failures_told, progress
 
 FIXED_S, PER_RESTART_S = 60.0, 60.0
 
@@ -165,7 +165,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="cellserve-rolling-") as temporary:
         where = folder or Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
-        with make_fleet(plan, where) as fleet, progress("restarts", rounds * replicas) as note:
+        with failures_told(), make_fleet(plan, where) as fleet, progress("restarts", rounds * replicas) as note:
             report, errors = asyncio.run(run(plan, fleet, note))
     end_with(asdict(report), errors, passed=report.passed)
 

@@ -105,6 +105,20 @@ async def redis_killed(stage: Stage, away_s: float) -> None:
             await goes_on(witness, address)
 
 
+async def redis_hangs(stage: Stage, away_s: float) -> None:
+    """Redis does nothing for a while, then does what it was told meanwhile: none of it twice."""
+    async with stage.witness() as witness:
+        stage.redis.pause()
+        try:
+            require_refused(await comes_to_refuse(witness, stage.far, PATIENCE_S), StoreUnavailableError)
+            await asyncio.sleep(away_s)
+        finally:
+            stage.redis.resume()
+        await goes_on(witness, stage.far, again=True)
+        for address in (stage.far, stage.near[0]):
+            await goes_on(witness, address)
+
+
 async def redis_full(stage: Stage, away_s: float) -> None:
     """Redis has no room for anything more: the error says so."""
     await _refusing(
@@ -140,6 +154,7 @@ SCENARIOS: Mapping[str, Scenario] = MappingProxyType(
         "held_up": held_up,
         "stopped": stopped,
         "redis_killed": redis_killed,
+        "redis_hangs": redis_hangs,
         "redis_full": redis_full,
         "redis_read_only": redis_read_only,
     }

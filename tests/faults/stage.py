@@ -136,16 +136,17 @@ async def until(what: str, attempt: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(POLL_S)
 
 
-async def goes_on(witness: Witness, address: str, *, may_lose: bool = False) -> None:
+async def goes_on(witness: Witness, address: str, *, may_lose: bool = False, again: bool = False) -> None:
     """A step at this replica succeeds by itself before long; refusals of a passing kind are waited out.
 
     Args:
         may_lose: whether it may be told that steps are lost; they are fed again.
+        again: the last step is sent again: it was refused, and may have been applied all the same.
     """
 
     async def attempt() -> bool:
         try:
-            await witness.step(address)
+            await witness.step(address, again=again)
         except (StoreUnavailableError, SessionMovedError):
             return False
         except StateRolledBackError as error:

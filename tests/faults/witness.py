@@ -42,6 +42,7 @@ class Witness:
         self._model = model
         self._random = np.random.default_rng([seed, len(session_id)])
         self._run_ids = itertools.count(1)
+        self._last: tuple[Array, int] = np.zeros(DEPTH, np.float32), 0
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def create(self, address: str) -> None:
@@ -56,20 +57,23 @@ class Witness:
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from error
 
-    async def step(self, address: str, *, expected_step: int | None = None) -> int:
+    async def step(self, address: str, *, expected_step: int | None = None, again: bool = False) -> int:
         """The next step, with an input of its own, at a replica. Returns the step count.
 
         Args:
             expected_step: None: that of all that was acknowledged.
+            again: the last one, whose outcome is not known, is sent again as it was.
 
         Raises:
             CellServeError: it was refused.
             WrongStepError: it was answered with another output, or count, than that of an uninterrupted run.
         """
-        inputs = self._random.standard_normal(DEPTH, np.float32)
+        if not again:
+            self._last = self._random.standard_normal(DEPTH, np.float32), next(self._run_ids)
+        inputs, run_id = self._last
         expected = len(self.applied) if expected_step is None else expected_step
         request = messages.StepRequest(
-            name=self.name, inputs=[tensor_from_array(inputs)], expected_step=expected, run_id=next(self._run_ids)
+            name=self.name, inputs=[tensor_from_array(inputs)], expected_step=expected, run_id=run_id
         )
         try:
             answer: messages.StepResponse = await self._stub(address).Step(request, timeout=RPC_TIMEOUT_S)

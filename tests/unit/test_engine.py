@@ -455,6 +455,29 @@ def test_ending_a_models_sessions_drops_their_runs_and_rows() -> None:
     drive(test)
 
 
+def test_an_operation_whose_session_ends_while_it_waits_leaves_the_seat_to_the_next_session() -> None:
+    async def test(bench: Bench) -> None:
+        session = bench.session()
+        run = bench.run(session, steps=1000)
+        submit_all(bench, [run])
+        await until(lambda: run.position > 3)
+
+        async def hold() -> str:
+            async with bench.engine.holding(session):
+                return session.ended
+
+        waiting = asyncio.create_task(hold())
+        await asyncio.sleep(0)  # Until it stands in line.
+        bench.residents.sessions.end(session, "deleted")
+        other = bench.session("other")
+        assert other.base == session.base
+        assert await waiting == "deleted"
+        assert not other.busy
+        await bench.engine.execute(bench.run(other))
+
+    drive(test)
+
+
 def test_a_whole_sequence_that_nobody_waits_for_is_stopped_between_steps() -> None:
     async def test(bench: Bench) -> None:
         both = Bidirectional(BasicRNNCell(UNITS), BasicRNNCell(UNITS))

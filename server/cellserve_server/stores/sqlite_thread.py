@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cellserve.errors import StoreUnavailableError
 from cellserve_server.stores.sqlite_file import Connect, is_busy, is_damage, is_stale, unavailable
@@ -35,6 +36,7 @@ class SqliteThread:
         self._connection: sqlite3.Connection | None = None
         self._executor = ThreadPoolExecutor(1, name)
         self._jobs = 0  # that the thread has
+        self._count = threading.Lock()
         self._is_closed = False
 
     async def run(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -45,11 +47,12 @@ class SqliteThread:
         """
         if self._is_closed:
             raise StoreUnavailableError(f"the store {self._url}: it is closed")
-        self._jobs += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, job)
-        finally:
-            self._jobs -= 1
+        with self._count:
+            self._jobs += 1
+        under_way = self._executor.submit(self._run, job)
+        # Not when whoever waits for it stops waiting: the thread goes on, with the connection.
+        under_way.add_done_callback(self._note_done)
+        return await asyncio.wrap_future(under_way)
 
     def run_here(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
         """Does a short job on the event loop, where no lock of another process has to be waited for.
@@ -82,6 +85,10 @@ class SqliteThread:
         self._is_closed = True
         await asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
         self._executor.shutdown()
+
+    def _note_done(self, _: Future[Any]) -> None:
+        with self._count:
+            self._jobs -= 1
 
     def _run(self, job: Callable[[sqlite3.Connection], T]) -> T:
         try:

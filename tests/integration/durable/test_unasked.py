@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -12,51 +10,9 @@ from cellserve.errors import SessionMovedError, StateRolledBackError, StepOutOfO
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
-from cellserve_server.stores.base import Store
 from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, inputs_of, step, step_error
+from tests.integration.durable.slow_stores import SlowStore
 from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
-
-
-class SlowClaims(FaultyStore):
-    """A store whose answers to claims take until a test lets them through.
-
-    Attributes:
-        claimed: set when a claim has been done.
-        answered: when it is set, the answer comes.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.claimed = asyncio.Event()
-        self.answered = asyncio.Event()
-
-    async def claim(self, *arguments: Any) -> Any:
-        """As ``Store.claim``."""
-        result = await self.store.claim(*arguments)
-        self.claimed.set()
-        await self.answered.wait()
-        return result
-
-
-class SlowWrites(FaultyStore):
-    """A store that writes when a test lets it.
-
-    Attributes:
-        reached: set when there is something to write.
-        answered: while it is set, it is written.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.reached = asyncio.Event()
-        self.answered = asyncio.Event()
-        self.answered.set()
-
-    async def write(self, *arguments: Any) -> Any:
-        """As ``Store.write``."""
-        self.reached.set()
-        await self.answered.wait()
-        return await self.store.write(*arguments)
 
 
 def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
@@ -126,14 +82,15 @@ def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
 ) -> None:
     first = replicas.start(config)
     replicas.create(first)
-    store = first.loop.call(lambda: SlowClaims(replicas.open_store()))
+    store = first.loop.call(lambda: SlowStore(replicas.open_store(), "claim", answers_late=True))
+    first.loop.call(store.goes_on.clear)
     second, third = replicas.start(config, store), replicas.start(config)
     bringing = second.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
-    second.loop.run(store.claimed.wait())
+    second.loop.run(store.reached.wait())
     # It has claimed the session, and does not know it yet.
     taking = third.stubs.recurrent.Step.future(_request(1), timeout=RPC_TIMEOUT_S)
     third.wait_until(lambda: _is_asked(second))
-    second.loop.call(store.answered.set)
+    second.loop.call(store.goes_on.set)
     counts = [bringing.result().step_count, taking.result().step_count]
     assert counts == [1, 2]
     assert isinstance(step_error(second, 2), SessionMovedError)
@@ -162,19 +119,32 @@ def test_a_replica_that_could_not_write_for_a_moment_is_asked_again(replicas: Re
 
 
 def test_a_replica_that_is_slow_to_let_one_session_go_is_asked_for_the_others(replicas: Replicas) -> None:
-    store = SlowWrites(replicas.open_store())
-    first, second = replicas.start(SYNC, store), replicas.start(replace(ASYNC, takeover_timeout_ms=100))
+    first = replicas.start()
+    store = first.loop.call(lambda: SlowStore(replicas.open_store(), "write"))
+    first, second = replicas.start(SYNC, store), replicas.start(replace(SYNC, takeover_timeout_ms=100))
     for name in ("s", "t"):
         replicas.create(first, name)
-    first.loop.call(store.answered.clear)
+    first.loop.call(store.goes_on.clear)
     busy = first.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
     first.loop.run(store.reached.wait())
     assert step(second, 0, run_id=3).step_count == 1
     step(second, 0, "t")
     assert _claimed(second, "fenced") == 1
     assert _claimed(second, "released") == 1
-    first.loop.call(store.answered.set)
+    first.loop.call(store.goes_on.set)
     assert isinstance(error_of_call(busy.result), SessionMovedError)
+
+
+def test_a_loss_is_told_by_whichever_replica_has_the_session_by_then(replicas: Replicas) -> None:
+    first, second, third = (replicas.start(ASYNC) for _ in range(3))
+    replicas.create(first)
+    for number in range(3):
+        step(first, number)
+    first.loop.run(first.app.stop())
+    assert read(second) == 0
+    error = step_error(third, 3)
+    assert isinstance(error, StateRolledBackError)
+    assert error.step_count == 0
 
 
 def test_a_replica_that_asks_is_there(replicas: Replicas) -> None:
