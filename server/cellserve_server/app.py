@@ -26,7 +26,7 @@ from cellserve.v1 import (
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
-from cellserve_server.binding import StartError, bind_error, host_port, require_private_or_insecure
+from cellserve_server.binding import StartError, advertised_address, bind_error, host_port, require_private_or_insecure
 from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.engine import draining_error
 from cellserve_server.http.metrics_page import MetricsPage
@@ -56,6 +56,8 @@ SWEEP_MIN_S = 1.0
 SWEEP_MAX_S = 60.0
 # An RPC counts as over a moment before its last bytes are handed to the transport.
 LAST_BYTES_S = 0.5
+# What is left for writing and letting go of sessions when running work has used the drain's time up, at least.
+LEAST_RELEASE_S = 1.0
 KEEPALIVE_S = 60
 PING_INTERVAL_MIN_S = 10
 
@@ -188,7 +190,7 @@ class App:
         self._exit.push_async_callback(self._health.enter_graceful_shutdown)
         await self._set_health(False)
         await server.start()
-        await self.keeping.start(self._config.advertise or self.address)
+        await self.keeping.start(advertised_address(self._config, self._port))
         try:
             await self.loader.load_all()
         except OSError as error:
@@ -297,11 +299,14 @@ class App:
 
     # --- stop --------------------------------------------------------------------------------------------------------
 
-    async def drain(self, timeout_s: float | None = None) -> None:
-        """Takes no new work, tells the streams, and lets what is under way finish.
+    async def drain(self, timeout_s: float | None = None) -> bool:
+        """Takes no new work, tells the streams, lets what is under way finish, and writes and lets go of all sessions.
 
         Args:
             timeout_s: how long; what is not done by then fails with DRAINING. None: the setting's.
+
+        Returns:
+            Whether all that was answered is where it is kept.
         """
         timeout_s = self._config.drain_timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
@@ -316,8 +321,10 @@ class App:
             await asyncio.wait_for(self.interceptor.wait_idle(), left_s)
         except TimeoutError:
             self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
-        await self.keeping.release_all()
+        left_s = max(timeout_s - (time.monotonic() - started), LEAST_RELEASE_S)
+        is_written = await self.keeping.release_all(left_s)
         self._log.info("drained", seconds=round(time.monotonic() - started, 3))
+        return is_written
 
     def note_forced(self) -> None:
         """Logs what a stop cuts off that does not wait for the drain."""

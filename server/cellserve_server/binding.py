@@ -7,6 +7,8 @@ import socket
 
 from cellserve_server.config import ServerConfig
 
+_ALL_ADDRESSES = ("0.0.0.0", "::", "")
+
 
 class StartError(Exception):
     """The server cannot start as it was told to; the message is for people and says what to change."""
@@ -15,6 +17,28 @@ class StartError(Exception):
 def host_port(host: str, port: int) -> str:
     """``host:port``, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def advertised_address(config: ServerConfig, port: int) -> str:
+    """``host:port`` by which clients and other replicas reach the server.
+
+    Args:
+        config: the settings.
+        port: that is listened on.
+
+    Raises:
+        StartError: it listens on all addresses and is not told which of them others know.
+    """
+    if config.advertise:
+        return config.advertise
+    if config.host not in _ALL_ADDRESSES:
+        return host_port(config.host, port)
+    if config.store.startswith("redis"):
+        raise StartError(
+            f"--advertise: expected HOST:PORT by which other replicas reach this one; --host {config.host} listens on "
+            "all addresses and names none"
+        )
+    return host_port("127.0.0.1", port)  # Only this machine's processes can share its store.
 
 
 def require_private_or_insecure(config: ServerConfig) -> None:

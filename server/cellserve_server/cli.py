@@ -113,10 +113,11 @@ async def _serve(config: ServerConfig) -> int:
         print(f"cellserve listening on {app.address}", flush=True)
         if await _first(stop.wait(), app.failed.wait()) == 1:
             return FAILED
-        if await _first(app.drain(), force.wait()) == 1:
+        drain = asyncio.ensure_future(app.drain())
+        if await _first(drain, force.wait()) == 1:
             app.note_forced()
             return FAILED
-        return 0
+        return 0 if drain.result() else FAILED
     except StartError as error:
         print(f"cellserve serve: {error}", file=sys.stderr)
         return FAILED

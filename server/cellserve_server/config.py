@@ -79,13 +79,20 @@ class ServerConfig:
     )
 
     # Sessions
-    max_sessions: int = _setting(1_000_000, "Open sessions.", 1)
-    max_state_bytes: int = _setting(4096 * MIB, "Bytes of the states of all sessions, both copies counted.", 1024)
+    max_sessions: int = _setting(
+        1_000_000,
+        "Sessions in memory. With a store idle ones leave it for others, and there may be twice as many for a while; "
+        "without one more are refused.",
+        1,
+    )
+    max_state_bytes: int = _setting(
+        4096 * MIB, "Bytes of the states of the sessions in memory, both copies counted; as with --max-sessions.", 1024
+    )
     default_ttl_s: float = _setting(3600.0, "How long an unused session lives when it does not say, in seconds.", 0.001)
     max_ttl_s: float = _setting(
         7 * DAY_S, "The longest ttl that a session may ask for, in seconds.", 0.001, 3650 * DAY_S
     )
-    max_tombstones: int = _setting(100_000, "Ended sessions whose reason for ending is remembered.", 0)
+    max_tombstones: int = _setting(100_000, "Ended sessions whose reason for ending is remembered in memory.", 0)
     max_remembered_requests: int = _setting(100_000, "request_ids whose answers are remembered.", 1)
     remember_requests_s: float = _setting(600.0, "How long an answer to a request_id is remembered, in seconds.", 1)
 
@@ -93,12 +100,13 @@ class ServerConfig:
     store: str = _setting(
         "memory:",
         "Where sessions are kept: memory: (they end with the process), sqlite:PATH (a file of this machine), "
-        "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas).",
+        "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas). A URL with a password belongs "
+        "in the environment, not here.",
     )
     durability: str = _setting(
         "sync",
-        "With a store: sync (every step is written before it is answered) or async (written within twice "
-        "--flush-interval-ms; a crash may lose those).",
+        "With a store: sync (every step is written before it is answered) or async (once in --flush-interval-ms; a "
+        "crash may lose the last two intervals).",
     )
     flush_interval_ms: int = _setting(
         1000, "With async: how often what has changed is written, in milliseconds.", 10, 60_000
@@ -106,9 +114,17 @@ class ServerConfig:
     store_fsync: bool = _setting(
         False, "sqlite: has every commit reach the disk, so that the loss of power loses nothing either."
     )
-    store_timeout_ms: int = _setting(2000, "How long one operation of the store may take, in milliseconds.", 10, 60_000)
+    store_timeout_ms: int = _setting(
+        2000,
+        "How long the store is waited for, in milliseconds: redis: connecting, and each answer; sqlite: another "
+        "process's lock.",
+        10,
+        60_000,
+    )
     advertise: str = _setting(
-        "", "HOST:PORT by which clients and other replicas reach this one; without it the address listened on."
+        "",
+        "HOST:PORT by which clients and other replicas reach this one, its own for each replica; without it the "
+        "address listened on, which will not do for 0.0.0.0.",
     )
     takeover_timeout_ms: int = _setting(
         1000,
@@ -118,7 +134,7 @@ class ServerConfig:
         60_000,
     )
     tombstone_ttl_s: float = _setting(
-        600.0, "How long the store remembers why a session ended, in seconds.", 0.001, DAY_S
+        600.0, "How long the store remembers why a session ended, and keeps a damaged record, in seconds.", 0.001, DAY_S
     )
 
     # Streams
@@ -140,7 +156,9 @@ class ServerConfig:
     )
 
     # Stopping
-    drain_timeout_s: float = _setting(30.0, "How long SIGTERM waits for running work, in seconds.", 0, DAY_S)
+    drain_timeout_s: float = _setting(
+        30.0, "How long SIGTERM waits for running work, in seconds; then states are written to the store.", 0, DAY_S
+    )
 
     def __post_init__(self) -> None:
         for item in fields(self):

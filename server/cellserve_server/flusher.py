@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import structlog
 from cellserve.errors import StoreUnavailableError
 from cellserve.tensors import Array
 from cellserve_server.engine import Engine
+from cellserve_server.metrics import Metrics
 from cellserve_server.peers import Peers
 from cellserve_server.records import encode_states
 from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, UNSURE, Seats
@@ -44,7 +46,8 @@ class Flusher:
         engine: whose states are written; it is told to take no more steps while nothing can be written.
         interval_s: how often.
         clock: the engine's.
-        peers: knows this replica's address.
+        peers: knows as whom this replica holds records.
+        metrics: told how long a write takes, and of those that fail.
         watch: told of failures.
         on_fenced: called with sessions that another replica has by now: takes them out of memory.
 
@@ -59,6 +62,7 @@ class Flusher:
         interval_s: float,
         clock: Callable[[], float],
         peers: Peers,
+        metrics: Metrics,
         watch: StoreWatch,
         on_fenced: Callable[[Sequence[Session]], Awaitable[None]],
     ) -> None:
@@ -67,6 +71,7 @@ class Flusher:
         self._interval_s = interval_s
         self._clock = clock
         self._peers = peers
+        self._metrics = metrics
         self._watch = watch
         self._on_fenced = on_fenced
         self._changed = asyncio.Event()
@@ -123,9 +128,11 @@ class Flusher:
         if not sessions:
             return
         taken = _take(seats, sessions)
+        started = time.perf_counter()
         try:
             outcomes = await self._store.write(taken.writes)
         except StoreUnavailableError:
+            self._metrics.store_failed("write")
             for session, kept in _unchanged(taken):
                 kept.is_doubted = True
                 session.seats.words[session.base + FLAGS] |= DIRTY
@@ -133,6 +140,7 @@ class Flusher:
         finally:
             for session, _ in _unchanged(taken):
                 session.seats.words[session.base + FLAGS] &= ~UNSURE
+        self._metrics.store_seconds("write", time.perf_counter() - started)
         refused = {owner for owner, good in zip(taken.owners, outcomes, strict=True) if not good}
         if refused:
             same = {session for session, _ in _unchanged(taken)}
@@ -144,7 +152,7 @@ class Flusher:
         if not doubted:
             return sessions
         epochs = [(session.key, session.kept.held.epoch) for session in doubted if session.kept is not None]
-        claimed = await self._store.claim(epochs, self._peers.own)
+        claimed = await self._store.claim(epochs, self._peers.owner)
         fenced = []
         for session, stored in zip(doubted, claimed, strict=True):
             if session.ended or session.kept is None:

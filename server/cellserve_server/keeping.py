@@ -72,7 +72,7 @@ class Keeping:
         self._engine = residents.engine
         self._on_bug = on_bug
         self._watch = StoreWatch(store, on_store)
-        self._peers = Peers(config.takeover_timeout_ms / 1000, clock)
+        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
         self.finder = ModelFinder(models, None)
@@ -88,7 +88,7 @@ class Keeping:
             self._peers,
             metrics,
             clock,
-            tombstone_ttl_s=config.tombstone_ttl_s,
+            config.tombstone_ttl_s,
             loses_steps=config.durability == "async",
         )
         self.keeper = self.stored = StoreKeeper(
@@ -105,6 +105,7 @@ class Keeping:
                 config.flush_interval_ms / 1000,
                 clock,
                 self._peers,
+                metrics,
                 self._watch,
                 self.stored.on_fenced,
             )
@@ -141,10 +142,13 @@ class Keeping:
         if self.stored is None:
             return {"crash_loses": "all sessions: they are in the memory of this process and end with it"}
         if self.stored.flusher is not None:
-            lost_s = 2 * self._config.flush_interval_ms / 1000
+            # Two writes may fail before steps are refused, and a write fails when it has no answer in time.
+            lost_s = 2 * (self._config.flush_interval_ms + self._config.store_timeout_ms) / 1000
+            interval_s = self._config.flush_interval_ms / 1000
             return {
                 "durability": "async",
-                "crash_loses": f"the steps of the last {lost_s:g} s at most, which the clients concerned are told",
+                "crash_loses": f"the steps of the last {interval_s:g} s, or {lost_s:g} s if the store fails too; the "
+                "clients concerned are told",
             }
         if not self._store.url.startswith("sqlite:"):
             loses = "nothing when this process dies; what is lost when the store does is a matter of how it persists"
@@ -154,14 +158,25 @@ class Keeping:
             loses = "nothing when this process dies; the last moments if the machine loses its power (--store-fsync)"
         return {"durability": "sync", "crash_loses": loses}
 
-    async def release_all(self) -> None:
-        """The server stops, and nothing is under way: all is written and let go."""
+    async def release_all(self, timeout_s: float) -> bool:
+        """The server stops, and nothing is under way: all is written and let go.
+
+        Args:
+            timeout_s: how long it may take.
+
+        Returns:
+            Whether all that was answered is in the store.
+        """
         if self.stored is None:
-            return
+            return True
         try:
-            await self.stored.release_all()
-        except StoreUnavailableError as error:
-            self._log.error("not_released", error=error.message)
+            async with asyncio.timeout(timeout_s):
+                await self.stored.release_all()
+        except (StoreUnavailableError, TimeoutError) as error:
+            unwritten = self.stored.unwritten
+            self._log.error("not_released", error=str(error) or "no time was left", sessions_unwritten=unwritten)
+            return not unwritten
+        return True
 
     async def stop(self) -> None:
         """Stops everything and closes the store."""

@@ -24,7 +24,8 @@ OTHER_REASONS = "other"
 RPC_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 TICK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 STORE_SECONDS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-# What a session was taken from the store after: nobody held it, its holder let it go, or did not answer.
+# What a session was taken from the store after: nobody held it, its holder let it go, or did not (which may be this
+# server before a restart, or before it sent the session away).
 CLAIMS = ("free", "released", "fenced")
 TICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
@@ -122,10 +123,15 @@ class Metrics:
 
     def _make_session_metrics(self) -> None:
         registry = self.registry
-        self._sessions = Gauge("cellserve_sessions", "Open sessions.", registry=registry)
-        self._state_bytes = Gauge("cellserve_state_bytes", "Bytes of the sessions' states.", registry=registry)
+        self._sessions = Gauge("cellserve_sessions", "Sessions in memory.", registry=registry)
+        self._state_bytes = Gauge("cellserve_state_bytes", "Bytes of these sessions' states.", registry=registry)
         self._created = Counter("cellserve_sessions_created", "Sessions made.", registry=registry)
-        self._ended = Counter("cellserve_sessions_ended", "Sessions ended, by reason.", ("reason",), registry=registry)
+        self._ended = Counter(
+            "cellserve_sessions_ended",
+            "Sessions that ended, or left memory for the store, by reason.",
+            ("reason",),
+            registry=registry,
+        )
         self._streams = Gauge("cellserve_streams", "Open streams.", registry=registry)
         self._slab_bytes = Gauge("cellserve_slab_bytes", "Bytes set aside for states.", registry=registry)
         self._slab_rows = Gauge("cellserve_slab_rows", "Rows set aside for states.", registry=registry)

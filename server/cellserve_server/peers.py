@@ -18,24 +18,36 @@ MAX_PEERS = 1024
 MAX_SESSIONS = 10_000
 
 
+def address_of(owner: str) -> str:
+    """The address of who a record says holds it; empty: nobody."""
+    return owner.partition("#")[0]
+
+
 class Peers:
     """The other replicas, by the addresses that records name.
 
     Args:
         timeout_s: how long an answer is waited for.
         clock: seconds, never going back.
+        process_id: tells this process from those before it at the same address.
 
     Attributes:
         own: this replica's address, once it is known.
     """
 
-    def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, timeout_s: float, clock: Callable[[], float], process_id: str) -> None:
         self.own = ""
+        self._process_id = process_id
         self._timeout_s = timeout_s
         self._clock = clock
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._silent_until: dict[str, float] = {}
         self._log = structlog.get_logger("cellserve.peers")
+
+    @property
+    def owner(self) -> str:
+        """As whom this process holds records: its address, and which of the processes there it is."""
+        return f"{self.own}#{self._process_id}"
 
     async def ask_to_release(self, owner: str, sessions: Sequence[tuple[SessionKey, int]]) -> bool:
         """Asks a replica to let sessions go; whether it has. If not, they are to be taken from it.

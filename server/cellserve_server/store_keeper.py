@@ -20,7 +20,7 @@ from cellserve_server.keeper import Outcome
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models import LoadedModel
-from cellserve_server.peers import Peers
+from cellserve_server.peers import Peers, address_of
 from cellserve_server.records import decode_meta, encode_meta, encode_states
 from cellserve_server.residents import Birth, Residents
 from cellserve_server.seats import COLUMNS, EXPIRE, STEP_COUNT
@@ -186,7 +186,7 @@ class StoreKeeper:
         ]
         for session, what in lost:
             if not session.ended:
-                self._depart(session, MOVED, "" if what is None else what.owner)
+                self._depart(session, MOVED, "" if what is None else address_of(what.owner))
         if lost:
             self._log.warning("lost_unasked", sessions=len(lost), example=lost[0][0].key.id)
 
@@ -232,7 +232,7 @@ class StoreKeeper:
         self._log.warning("fenced", sessions=len(keys), example=keys[0].id)
         for session, what in zip(sessions, found, strict=True):
             if not session.ended:
-                self._depart(session, MOVED, "" if what is None else what.owner)
+                self._depart(session, MOVED, "" if what is None else address_of(what.owner))
 
     def on_doubt(self, sessions: Sequence[Session], error: StoreUnavailableError) -> None:
         """It is not known what the store has of these sessions: it is read again when they are asked for."""
@@ -258,6 +258,11 @@ class StoreKeeper:
             for session in part:
                 if not session.ended:
                     self._depart(session, RELEASED)
+
+    @property
+    def unwritten(self) -> int:
+        """The sessions of which the store does not have all that was answered."""
+        return sum(len(seats.dirty()) for seats in self._engine.lanes.tables())
 
     def _depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
         self._sessions.depart(session, cause, new_owner, why)
@@ -314,7 +319,7 @@ class StoreKeeper:
             state = _state_bytes(birth.model, birth.rows, birth.step_count, now + birth.ttl_s, birth.leaves)
             # Microseconds: no earlier record of the key had as high a number.
             epoch, expire_time = int(now * 1e6), now + birth.ttl_s + GRACE_S
-            drafts.append(Draft(birth.key, epoch, self._peers.own, encode_meta(meta), (state, b""), expire_time))
+            drafts.append(Draft(birth.key, epoch, self._peers.owner, encode_meta(meta), (state, b""), expire_time))
         keys = [birth.key for birth in births]
         made = await self._watched("create", lambda: self._store.create(drafts), keys)
         for birth, uid, held in zip(births, uids, made, strict=True):

@@ -10,12 +10,13 @@ import structlog
 
 from cellserve.errors import CellServeError, ModelChangedError, RecordCorruptError
 from cellserve.v1 import record_pb2
+from cellserve_server.config import DAY_S
 from cellserve_server.keeper import Outcome
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.model_finder import ModelFinder
 from cellserve_server.models import LoadedModel
-from cellserve_server.peers import Peers
+from cellserve_server.peers import Peers, address_of
 from cellserve_server.records import StoredState, decode_meta, decode_state, encode_meta
 from cellserve_server.residents import Birth, Residents
 from cellserve_server.session import Kept, LastRun, Origin, Session
@@ -24,6 +25,8 @@ from cellserve_server.stores.base import Burial, Found, Held, Store, Stored
 
 # How often records are looked at again that somebody else has claimed between a look and a claim.
 ROUNDS = 3
+# How long a damaged record is kept for people to look at.
+DAMAGED_KEPT_S = 7 * DAY_S
 
 
 class Takeover:
@@ -36,7 +39,7 @@ class Takeover:
         peers: the other replicas.
         metrics: told of sessions that were claimed.
         clock: unix seconds.
-        tombstone_ttl_s: how long it is remembered that a record was damaged.
+        tombstone_ttl_s: how long it is remembered that a session expired.
         loses_steps: whether replicas may have answered steps that never came to the store.
     """
 
@@ -48,8 +51,8 @@ class Takeover:
         peers: Peers,
         metrics: Metrics,
         clock: Callable[[], float],
-        *,
         tombstone_ttl_s: float,
+        *,
         loses_steps: bool,
     ) -> None:
         self._store = store
@@ -96,13 +99,13 @@ class Takeover:
         how = await self._ask_holders(wanted)
         claims = [(key, what.epoch) for key, what in wanted.items()]
         lost: list[SessionKey] = []
-        for (key, _), stored in zip(claims, await self._store.claim(claims, self._peers.own), strict=True):
+        for (key, _), stored in zip(claims, await self._store.claim(claims, self._peers.owner), strict=True):
             if stored is None:
                 lost.append(key)
                 continue
             self._metrics.claimed(how[key])
             try:
-                outcomes[key] = await self._seat(stored)
+                outcomes[key] = await self._seat(stored, was_fenced=how[key] == "fenced")
             except CellServeError as error:
                 outcomes[key] = error
         return lost
@@ -111,22 +114,24 @@ class Takeover:
         """Asks other replicas to let go; how each record is to be had then, in the words of the metric."""
         held_by: dict[str, list[SessionKey]] = {}
         for key, what in wanted.items():
-            if what.owner and what.owner != self._peers.own:
-                held_by.setdefault(what.owner, []).append(key)
+            holder = address_of(what.owner)
+            if holder and holder != self._peers.own:
+                held_by.setdefault(holder, []).append(key)
         answers = await asyncio.gather(
             *(
                 self._peers.ask_to_release(owner, [(key, wanted[key].epoch) for key in keys])
                 for owner, keys in held_by.items()
             )
         )
-        how = {key: "free" if not what.owner else "fenced" for key, what in wanted.items()}
+        # What this process has sent away itself it wrote before. An earlier one at this address may have ended at once.
+        how = {key: "free" if what.owner in ("", self._peers.owner) else "fenced" for key, what in wanted.items()}
         for (owner, keys), has_answered in zip(held_by.items(), answers, strict=True):
             self._log.info("takeover", holder=owner, sessions=len(keys), holder_answered=has_answered)
             if has_answered:
                 how.update(dict.fromkeys(keys, "released"))
         return how
 
-    async def _seat(self, stored: Stored) -> Session:
+    async def _seat(self, stored: Stored, *, was_fenced: bool) -> Session:
         """A claimed record as a session in memory."""
         key = stored.key
         try:
@@ -147,7 +152,7 @@ class Takeover:
             raise await self._expired(stored, meta.uid)
         session = await self._install(stored, meta, model, place, state, before)
         # Whoever has it from one that let it go need not have it from one that lost nothing: that may be longer ago.
-        recovered_at = state.numbers.step_count if self._loses_steps else -1
+        recovered_at = state.numbers.step_count if was_fenced or self._loses_steps else -1
         origin = Origin(meta.request_id, meta.request_fingerprint)
         session.kept = Kept(Held(stored.ref, stored.epoch), origin, recovered_at)
         return session
@@ -203,7 +208,7 @@ class Takeover:
     async def _set_aside(self, stored: Stored, error: RecordCorruptError) -> CellServeError:
         self._log.error("record_corrupt", session=stored.key.id, tenant=stored.key.tenant, error=error.message)
         tombstone = encode_meta(record_pb2.SessionRecord(ended=CORRUPT))
-        burial = Burial(stored.ref, stored.epoch, tombstone, self._clock() + self._tombstone_ttl_s)
+        burial = Burial(stored.ref, stored.epoch, tombstone, self._clock() + DAMAGED_KEPT_S)
         await self._store.set_aside([burial])
         return self._sessions.ending_error(stored.key, "", CORRUPT)
 

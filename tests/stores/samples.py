@@ -14,6 +14,8 @@ TENANT = "default"
 TTL_S = 3600.0
 OWNER = "10.0.0.1:50051"
 OTHER = "10.0.0.2:50051"
+# An epoch of the present; the next one is higher by one as long as the clock stands.
+FIRST = int(START_S * 1e6)
 # Every byte there is: nothing may be taken for text.
 BYTES = bytes(range(256))
 STATES = (b"first" + BYTES, b"")
@@ -34,7 +36,7 @@ def draft(
     id_: str,
     *,
     tenant: str = TENANT,
-    epoch: int = 1,
+    epoch: int = FIRST,
     owner: str = OWNER,
     meta: bytes = b"meta" + BYTES,
     states: tuple[bytes, bytes] = STATES,

@@ -8,6 +8,7 @@ from cellserve_server.stores.base import Burial, Found, Held, Store, Stored
 from tests.clocks import START_S, ManualClock
 from tests.stores.samples import (
     BYTES,
+    FIRST,
     OTHER,
     OWNER,
     STATES,
@@ -39,7 +40,7 @@ def test_a_living_record_is_not_created_again(store: Store, run: Run) -> None:
     first, second = run(store.create([draft("a", epoch=9), draft("b", epoch=9)]))
     assert first is None
     assert second is not None
-    assert run(store.look([key("a")])) == [Found(1, OWNER, b"")]
+    assert run(store.look([key("a")])) == [Found(FIRST, OWNER, b"")]
 
 
 def test_one_name_twice_in_a_batch_is_made_once(store: Store, run: Run) -> None:
@@ -51,12 +52,22 @@ def test_one_name_twice_in_a_batch_is_made_once(store: Store, run: Run) -> None:
 
 
 def test_a_claim_raises_the_epoch_and_gives_everything(store: Store, run: Run) -> None:
+    run(make(store, "a"))
+    (record,) = run(store.claim([(key("a"), FIRST)], OTHER))
+    assert record is not None
+    expected = Stored(key("a"), record.ref, FIRST + 1, OTHER, b"meta" + BYTES, STATES, START_S + TTL_S)
+    assert record == expected
+    assert run(store.look([key("a")])) == [Found(FIRST + 1, OTHER, b"")]
+
+
+def test_an_epoch_is_not_given_twice_even_if_the_store_has_lost_a_claim(
+    store: Store, run: Run, clock: ManualClock
+) -> None:
     run(make(store, "a", epoch=5))
+    clock.advance(1)
     (record,) = run(store.claim([(key("a"), 5)], OTHER))
     assert record is not None
-    expected = Stored(key("a"), record.ref, 6, OTHER, b"meta" + BYTES, STATES, START_S + TTL_S)
-    assert record == expected
-    assert run(store.look([key("a")])) == [Found(6, OTHER, b"")]
+    assert record.epoch == int(clock() * 1e6)
 
 
 def test_a_claim_at_another_epoch_takes_nothing(store: Store, run: Run) -> None:
@@ -70,7 +81,7 @@ def test_a_claim_at_another_epoch_takes_nothing(store: Store, run: Run) -> None:
 
 def test_one_record_claimed_twice_in_a_batch_is_taken_once(store: Store, run: Run) -> None:
     run(make(store, "a"))
-    first, second = run(store.claim([(key("a"), 1), (key("a"), 1)], OTHER))
+    first, second = run(store.claim([(key("a"), FIRST), (key("a"), FIRST)], OTHER))
     assert first is not None
     assert second is None
 
@@ -130,7 +141,7 @@ def test_a_buried_record_leaves_its_tombstone(store: Store, run: Run, clock: Man
     found, living = run(store.look([key("a"), key("b")]))
     assert found is not None
     assert found.tombstone == BYTES
-    assert living == Found(1, OWNER, b"")
+    assert living == Found(FIRST, OWNER, b"")
     assert [record.key.id for record in run(store.list_after(TENANT, "", 10))] == ["b"]
     assert run(store.count(TENANT)) == 1
     assert run(store.claim([(key("a"), found.epoch)], OTHER)) == [None]
@@ -187,7 +198,7 @@ def test_a_name_has_a_new_life_and_the_old_holder_is_refused(
 def test_only_what_was_claimed_elsewhere_is_refused(store: Store, run: Run) -> None:
     held = run(make(store, *LETTERS))
     taken = {"c", "x"}
-    claimed = run(store.claim([(key(id_), 1) for id_ in sorted(taken)], OTHER))
+    claimed = run(store.claim([(key(id_), FIRST) for id_ in sorted(taken)], OTHER))
     assert None not in claimed
     expected = [id_ not in taken for id_ in LETTERS]
     assert run(store.write([write(item, place=0) for item in held])) == expected
@@ -201,12 +212,12 @@ def test_only_what_was_claimed_elsewhere_is_refused(store: Store, run: Run) -> N
 
 def test_released_records_have_no_owner_but_can_be_claimed(store: Store, run: Run) -> None:
     mine, lost = run(make(store, "a", "b"))
-    run(store.claim([(key("b"), 1)], OTHER))
+    run(store.claim([(key("b"), FIRST)], OTHER))
     run(store.release([mine, lost, Held(mine.ref, 77)]))
-    assert run(store.look([key("a"), key("b")])) == [Found(1, "", b""), Found(2, OTHER, b"")]
-    (record,) = run(store.claim([(key("a"), 1)], OTHER))
+    assert run(store.look([key("a"), key("b")])) == [Found(FIRST, "", b""), Found(FIRST + 1, OTHER, b"")]
+    (record,) = run(store.claim([(key("a"), FIRST)], OTHER))
     assert record is not None
-    assert (record.owner, record.epoch) == (OTHER, 2)
+    assert (record.owner, record.epoch) == (OTHER, FIRST + 1)
 
 
 def test_expired_records_are_not_there(store: Store, run: Run, clock: ManualClock) -> None:
@@ -214,7 +225,7 @@ def test_expired_records_are_not_there(store: Store, run: Run, clock: ManualCloc
     (kept,) = run(make(store, "c", expire_time=START_S + 2 * TTL_S))
     clock.advance(TTL_S)
     assert run(store.look([key("a"), key("b")])) == [None, None]
-    assert run(store.claim([(key("a"), 1)], OTHER)) == [None]
+    assert run(store.claim([(key("a"), FIRST)], OTHER)) == [None]
     assert run(store.write([write(held, expire_time=clock() + 9), write(kept, expire_time=clock() + 9)])) == [
         False,
         True,
@@ -234,7 +245,7 @@ def test_sweeping_ends_though_it_takes_little_at_a_time(store: Store, run: Run, 
     for _ in range(40):
         run(store.sweep(10))
     assert run(store.count(TENANT)) == 1
-    assert run(store.look([key("kept")])) == [Found(1, OWNER, b"")]
+    assert run(store.look([key("kept")])) == [Found(FIRST, OWNER, b"")]
 
 
 def test_listing_goes_through_ids_in_order(store: Store, run: Run) -> None:
@@ -247,7 +258,7 @@ def test_listing_goes_through_ids_in_order(store: Store, run: Run) -> None:
         listed += [record.key.id for record in page]
     assert listed == ids
     (first,) = run(store.list_after(TENANT, "", 1))
-    assert (first.owner, first.epoch, first.meta, first.states) == (OWNER, 1, b"meta" + BYTES, STATES)
+    assert (first.owner, first.epoch, first.meta, first.states) == (OWNER, FIRST, b"meta" + BYTES, STATES)
 
 
 def test_listing_passes_over_what_has_gone(store: Store, run: Run, clock: ManualClock) -> None:
@@ -267,8 +278,8 @@ def test_ids_of_every_kind(store: Store, run: Run, tenant: str) -> None:
     held = run(make(store, *ids, tenant=tenant))
     assert run(store.write([write(item) for item in held])) == [True] * len(ids)
     assert {record.key.id for record in run(store.list_after(tenant, "", 1000))} == set(ids)
-    assert all(run(store.claim([(key(id_, tenant), 1) for id_ in ids], OTHER)))
-    assert run(store.bury([Burial(item.ref, 2, b"x", START_S + 1) for item in held])) == [True] * len(ids)
+    assert all(run(store.claim([(key(id_, tenant), FIRST) for id_ in ids], OTHER)))
+    assert run(store.bury([Burial(item.ref, FIRST + 1, b"x", START_S + 1) for item in held])) == [True] * len(ids)
     assert run(store.count(tenant)) == 0
 
 
@@ -279,8 +290,8 @@ def test_tenants_are_apart(store: Store, run: Run) -> None:
     assert [record.meta for record in run(store.list_after("two", "", 10))] == [b"2"]
     assert (run(store.count("one")), run(store.count("two")), run(store.count("three"))) == (2, 1, 0)
     assert set(run(store.tenants())) == {"one", "two"}
-    run(store.claim([(key("a", "one"), 1)], OTHER))
-    assert run(store.look([key("a", "two")])) == [Found(1, OWNER, b"")]
+    run(store.claim([(key("a", "one"), FIRST)], OTHER))
+    assert run(store.look([key("a", "two")])) == [Found(FIRST, OWNER, b"")]
 
 
 def test_models_are_kept_as_long_as_they_are_needed(store: Store, run: Run, clock: ManualClock) -> None:
@@ -305,12 +316,12 @@ def test_large_batches(store: Store, run: Run) -> None:
     ids = [f"session-{index}" for index in range(MANY)]
     held = run(make(store, *ids))
     assert run(store.write([write(item) for item in held])) == [True] * MANY
-    assert run(store.look([key(id_) for id_ in ids])) == [Found(1, OWNER, b"")] * MANY
-    claimed = run(store.claim([(key(id_), 1) for id_ in ids], OTHER))
+    assert run(store.look([key(id_) for id_ in ids])) == [Found(FIRST, OWNER, b"")] * MANY
+    claimed = run(store.claim([(key(id_), FIRST) for id_ in ids], OTHER))
     assert [record.key.id for record in claimed if record is not None] == ids
     assert run(store.count(TENANT)) == MANY
     assert len(run(store.list_after(TENANT, "", MANY + 1))) == MANY
-    assert run(store.bury([Burial(item.ref, 2, b"x", START_S + 1) for item in held])) == [True] * MANY
+    assert run(store.bury([Burial(item.ref, FIRST + 1, b"x", START_S + 1) for item in held])) == [True] * MANY
 
 
 def test_nothing_is_asked_of_nothing(store: Store, run: Run) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from cellserve_server.stores.base import Held, Store, Stored
-from tests.stores.samples import OTHER, OWNER, TENANT, Run, draft, key, make, states_of, write
+from tests.stores.samples import FIRST, OTHER, OWNER, TENANT, Run, draft, key, make, states_of, write
 
 IDS = [f"s{index}" for index in range(40)]
 
@@ -18,7 +18,7 @@ def test_a_claim_is_won_once(open_store: Callable[[], Store], run: Run) -> None:
     async def claim(store: Store, owner: str, ids: list[str]) -> list[Stored]:
         won = []
         for id_ in ids:
-            won += [record for record in await store.claim([(key(id_), 1)], owner) if record is not None]
+            won += [record for record in await store.claim([(key(id_), FIRST)], owner) if record is not None]
         return won
 
     async def race() -> Sequence[list[Stored]]:
@@ -28,7 +28,7 @@ def test_a_claim_is_won_once(open_store: Callable[[], Store], run: Run) -> None:
 
     won = [record for part in run(race()) for record in part]
     assert sorted(record.key.id for record in won) == sorted(IDS)
-    assert {record.epoch for record in won} == {2}
+    assert {record.epoch for record in won} == {FIRST + 1}
     owners = {record.key.id: record.owner for record in won}
     found = run(two.look([key(id_) for id_ in IDS]))
     assert [item.owner for item in found if item] == [owners[id_] for id_ in IDS]
@@ -61,7 +61,7 @@ def test_who_lost_a_record_writes_nothing_more(open_store: Callable[[], Store], 
 
     async def taker() -> None:
         for id_ in IDS:
-            (record,) = await two.claim([(key(id_), 1)], OTHER)
+            (record,) = await two.claim([(key(id_), FIRST)], OTHER)
             assert record is not None
             assert await two.write([write(Held(record.ref, record.epoch), b"two", place=0)]) == [True]
 

@@ -18,12 +18,12 @@ from cellserve_server.stores import sqlite, sqlite_file
 from cellserve_server.stores.base import Burial, Held
 from cellserve_server.stores.sqlite import SqliteStore
 from tests.clocks import START_S, ManualClock
-from tests.stores.samples import OTHER, SMALL, TENANT, TTL_S, Run, draft, key, make, states_of, write
+from tests.stores.samples import FIRST, OTHER, SMALL, TENANT, TTL_S, Run, draft, key, make, states_of, write
 
 IDS = [f"s{index:04d}" for index in range(500)]
 FEW_PAGES = 120
 # As large as epochs are, so that rows keep their size: a row that grows may need a page beside its own.
-EPOCH = 1 << 50
+EPOCH = 1 << 51
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_full_disk_and_room_again(open_sqlite: OpenSqlite, run: Run, clock: Ma
     made = run(store.count(TENANT))
     assert 10 < made < FEW_PAGES
     assert run(store.look([key(f"s{made}")])) == [None], "half of a record is there"
-    (record,) = run(store.claim([(key("s0"), 1)], OTHER))
+    (record,) = run(store.claim([(key("s0"), FIRST)], OTHER))
     assert record is not None
     assert record.states == big
     clock.advance(TTL_S)
@@ -281,7 +281,7 @@ WRITER = """
 import asyncio, sys
 from cellserve_server.stores.sqlite import SqliteStore
 from tests.clocks import ManualClock
-from tests.stores.samples import make, write
+from tests.stores.samples import FIRST, make, write
 
 async def main():
     store = SqliteStore(sys.argv[1], ManualClock())

@@ -33,6 +33,9 @@ def main(arguments: Sequence[str]) -> int:
 def sessions() -> None:
     """List, show and delete a server's sessions.
 
+    With the server's package installed, `cellserve sessions export` and `cellserve sessions import` move sessions from
+    store to store.
+
     \b
     Examples:
       cellserve sessions list --model speaker-id

@@ -110,6 +110,16 @@ class Burial(NamedTuple):
     expire_time: float
 
 
+def next_epoch(epoch: int, now: float) -> int:
+    """The epoch of a claim: above the one before, and above what was given to a claim that the store has lost since.
+
+    Args:
+        epoch: that the record has.
+        now: unix seconds.
+    """
+    return max(epoch + 1, int(now * 1e6))
+
+
 class Store(Protocol):
     """Where records live. Used from one event loop; operations may overlap.
 
@@ -142,7 +152,7 @@ class Store(Protocol):
         ...
 
     async def claim(self, found: Sequence[tuple[SessionKey, int]], owner: str) -> list[Stored | None]:
-        """Takes records that are at these epochs: each gets the next epoch, and this owner.
+        """Takes records that are at these epochs: each gets ``next_epoch``, and this owner.
 
         Returns:
             The records with their new epochs; None where the epoch was another by now, or nothing lives there.

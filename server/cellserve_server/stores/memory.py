@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cellserve_server.keys import SessionKey
-from cellserve_server.stores.base import Burial, Draft, Found, Held, Ref, Rewrite, Store, Stored, Write
+from cellserve_server.stores.base import Burial, Draft, Found, Held, Ref, Rewrite, Store, Stored, Write, next_epoch
 
 
 @dataclass
@@ -67,7 +67,7 @@ class MemoryStore(Store):
         record = self._find(key)
         if record is None or record.tombstone or record.epoch != epoch:
             return None
-        record.epoch += 1
+        record.epoch = next_epoch(epoch, self._clock())
         record.owner = owner
         return _stored(record)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cellserve.buckets import BUCKETS, bucket_of
 from cellserve_server.keys import SessionKey
 from cellserve_server.stores import redis_scripts as scripts
-from cellserve_server.stores.base import Burial, Draft, Found, Held, Ref, Rewrite, Store, Stored, Write
+from cellserve_server.stores.base import Burial, Draft, Found, Held, Ref, Rewrite, Store, Stored, Write, next_epoch
 from cellserve_server.stores.redis_link import Call, RedisLink, Value, script_call
 from cellserve_server.stores.redis_scripts import Script
 
@@ -93,7 +93,9 @@ class RedisStore(Store):
 
     async def claim(self, found: Sequence[tuple[SessionKey, int]], owner: str) -> list[Stored | None]:
         """Takes records that are at these epochs; None: another epoch, or nothing lives there."""
-        answers = await self._run(scripts.CLAIM, (_Item(record_key(key), (epoch, owner)) for key, epoch in found))
+        now = self._clock()
+        items = (_Item(record_key(key), (epoch, owner, next_epoch(epoch, now))) for key, epoch in found)
+        answers = await self._run(scripts.CLAIM, items)
         return [_stored(key, answer) for (key, _), answer in zip(found, answers, strict=True)]
 
     async def create(self, drafts: Sequence[Draft]) -> list[Held | None]:

@@ -85,15 +85,14 @@ READ = _script(
 """,
 )
 
-# epoch, owner. Answers as READ.
+# epoch, owner, next epoch. Answers as READ.
 CLAIM = _script(
     1,
-    2,
+    3,
     """
   local r = redis.call('HMGET', key, 'e', 'x', 't')
   if r[1] == ARGV[a] and alive(r[2], r[3]) then
-    redis.call('HINCRBY', key, 'e', 1)
-    redis.call('HSET', key, 'o', ARGV[a + 1])
+    redis.call('HSET', key, 'o', ARGV[a + 1], 'e', ARGV[a + 2])
     out[n] = redis.call('HMGET', key, 'e', 'o', 'm', '0', '1', 'x')
   end
 """,

@@ -19,7 +19,7 @@ from cellserve_server.binding import StartError
 from cellserve_server.keys import SessionKey
 from cellserve_server.stores import sqlite_records as records
 from cellserve_server.stores import sqlite_upkeep as upkeep
-from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Store, Stored, Write
+from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Store, Stored, Write, next_epoch
 from cellserve_server.stores.sqlite_file import PAGE_BYTES, connect, is_damage, prepare
 from cellserve_server.stores.sqlite_thread import READING, WRITING, Batch, SqliteThread, transaction
 
@@ -51,7 +51,7 @@ _CLAIM: Batch[records.Claim, Stored | None] = Batch(
     WRITING,
     records.claim,
     records.claim_without_places,
-    lambda _, claim, __: records.unreadable(claim.key, epoch=claim.epoch + 1, owner=claim.owner),
+    lambda _, claim, now: records.unreadable(claim.key, epoch=next_epoch(claim.epoch, now), owner=claim.owner),
 )
 _READ: Batch[tuple[SessionKey, int], Stored | None] = Batch(
     READING, upkeep.read, upkeep.read_without_places, lambda _, row, __: records.unreadable(*row)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cellserve_server.keys import SessionKey
-from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Stored, Write
+from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Stored, Write, next_epoch
 from cellserve_server.stores.sqlite_file import is_damage
 
 PLACES = (0, 1)
@@ -102,9 +102,9 @@ def _raise_epoch(
     connection: sqlite3.Connection, item: Claim, now: float, condition: str
 ) -> tuple[int, int, bytes, float] | None:
     row = connection.execute(
-        f"""SELECT id, epoch + 1, meta, expire FROM sessions
+        f"""SELECT id, :next, meta, expire FROM sessions
         WHERE tenant = :tenant AND name = :id AND epoch = :epoch AND tombstone IS NULL AND {condition}""",
-        {**item.key._asdict(), "epoch": item.epoch, "now": now},
+        {**item.key._asdict(), "epoch": item.epoch, "next": next_epoch(item.epoch, now), "now": now},
     ).fetchone()
     if row is not None:
         connection.execute("UPDATE sessions SET epoch = ?, owner = ? WHERE id = ?", (row[1], item.owner, row[0]))
