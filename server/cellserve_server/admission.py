@@ -44,8 +44,8 @@ def is_repeat(run: Run, session: Session) -> bool:
         return False
     if _is_ahead(run, session):
         raise StateRolledBackError(
-            f"sessions/{session.key.id}: steps that were answered were not in the store when its server had gone; it "
-            f"is back at step {session.step_count} and the run expected {run.expected_step}: feed it again "
+            f"sessions/{session.key.id}: steps that were answered were not in the store when the server that had it "
+            f"went; it is back at step {session.step_count} and the run expected {run.expected_step}: feed it again "
             "from there",
             metadata={
                 "session": session.key.id,
