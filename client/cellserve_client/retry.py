@@ -37,7 +37,7 @@ class RetryPolicy:
     max_attempts: int = 8
     max_first_contact_attempts: int = 2
     first_delay_s: float = 0.05
-    max_delay_s: float = 2.0
+    max_delay_s: float = 1.0
     budget_retries: float = 500.0
     budget_refund: float = 0.1
 

@@ -44,7 +44,7 @@ KEEPALIVE_TIME_MS = 12_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_MS = 5_000
 FIRST_RECONNECT_MS = 50
-LONGEST_RECONNECT_MS = 2_000
+LONGEST_RECONNECT_MS = 1_000
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # What a healthy server answers: a HealthCheckResponse whose first field, status, is SERVING.
 SERVING = b"\x08\x01"

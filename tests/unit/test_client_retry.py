@@ -190,8 +190,8 @@ def invoke(
 def test_a_request_is_repeated_until_it_is_answered() -> None:
     time, method = Time(), Method(lost("Socket closed"), rpc_error(QueueFullError("full", retry_after_s=0.5)))
     assert invoke(method, time) == "request"
-    assert time.slept == [1.0, 2.5]
-    assert method.timeouts == [10.0, 9.0, 6.5]
+    assert time.slept == [1.0, 1.5]
+    assert method.timeouts == [10.0, 9.0, 7.5]
 
 
 def test_an_answer_that_says_no_is_not_repeated() -> None:
@@ -205,7 +205,7 @@ def test_retries_end_before_the_deadline_with_the_last_error() -> None:
     time, method = Time(), Method(*(lost("Connection refused") for _ in range(9)))
     with pytest.raises(UnavailableError, match=r"no server answers at localhost:50051 \(connection refused\)"):
         invoke(method, time, timeout_s=2.5)
-    assert time.slept == [1.0]
+    assert time.slept == [1.0, 1.0]
 
 
 def test_the_deadline_names_the_server_and_the_time() -> None:
