@@ -86,7 +86,7 @@ def test_an_old_copy_does_not_deny_a_life_that_began_elsewhere(replicas: Replica
 
 
 def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
     replicas.create(server)
     step(server, 0)
@@ -104,7 +104,7 @@ def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
 ) -> None:
     first = replicas.start(config)
     replicas.create(first)
-    store = first.loop.call(lambda: SlowClaims(replicas.store))
+    store = first.loop.call(lambda: SlowClaims(replicas.open_store()))
     second, third = replicas.start(config, store), replicas.start(config)
     bringing = second.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
     second.loop.run(store.claimed.wait())
@@ -119,7 +119,7 @@ def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
 
 
 def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.store)
+    store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
     replicas.create(server)
     store.failing.add("write")
