@@ -306,9 +306,11 @@ class Session:
     # --- whose turn it is --------------------------------------------------------------------------------------------
 
     def occupy(self, work: Work) -> None:
-        """A run has begun; the session lives."""
+        """A run, or an operation, has begun. One whose turn comes after the session's end finds that out; the seat is
+        another's by then, and its flags are not to be touched."""
         self.active = work
-        self.seats.words[self.base + FLAGS] |= BUSY
+        if not self.ended:
+            self.seats.words[self.base + FLAGS] |= BUSY
 
     def vacate(self) -> None:
         """The run, or the step of a block, is over."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import replace
-from functools import partial
-
 import pytest
 
-from cellserve.errors import SessionNotFoundError, StepOutOfOrderError, StoreUnavailableError
+from cellserve.errors import SessionNotFoundError
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import session_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.flusher import Flusher
-from cellserve_server.keys import SessionKey
-from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, SlowStore, step, step_error
+from tests.integration.durable.replicas import ASYNC, SYNC, Replicas, SlowStore, step
 from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
 
 BOTH = pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
@@ -57,131 +52,3 @@ def test_what_waits_for_a_session_that_ends_leaves_the_next_one_at_its_seat_alon
     replicas.create(server, "t")
     assert step(server, 0, "t").step_count == 1
     assert not any(session.busy for session in server.loop.call(lambda: list(server.app.operations.sessions)))
-
-
-def test_a_session_stays_in_memory_until_its_write_is_done(replicas: Replicas) -> None:
-    store = slow_store(replicas, "write")
-    server = replicas.start(replace(ASYNC, max_sessions=1), store)
-    replicas.create(server)
-    step(server, 0)
-    flushing = server.loop.begin(flusher_of(server).flush())
-    server.loop.run(store.reached.wait())
-    replicas.create(server, "t")
-    assert step(server, 1).step_count == 2
-    server.loop.call(store.let_through.set)
-    flushing.result(RPC_TIMEOUT_S)
-
-
-def test_who_waits_for_a_write_and_goes_away_loses_nothing(replicas: Replicas) -> None:
-    store = slow_store(replicas, "write")
-    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
-    replicas.create(first)
-    step(first, 0)
-    session = first.loop.call(lambda: first.app.operations.sessions.get(SessionKey("default", "s")))
-    flushing = first.loop.begin(flusher_of(first).flush_one(session))
-    first.loop.run(store.reached.wait())
-    flushing.cancel()
-    first.wait_until(lambda: not flusher_of(first).lock.locked())
-    first.loop.call(store.let_through.set)
-    assert step(second, 1).step_count == 2
-
-
-@pytest.mark.parametrize("operation", ["rewrite", "bury"])
-def test_a_change_that_fails_takes_no_step_with_it(replicas: Replicas, operation: str) -> None:
-    store = FaultyStore(replicas.open_store())
-    server = replicas.start(ASYNC, store)
-    replicas.create(server)
-    step(server, 0)
-    store.failing.add(operation)
-    calls = {
-        "rewrite": lambda: server.stubs.recurrent.ResetSession(RESET, timeout=RPC_TIMEOUT_S),
-        "bury": lambda: server.stubs.recurrent.DeleteSession(DELETE, timeout=RPC_TIMEOUT_S),
-    }
-    assert isinstance(error_of_call(calls[operation]), StoreUnavailableError)
-    store.failing.clear()
-    assert step(server, 1).step_count == 2
-
-
-@BOTH
-def test_a_reset_whose_caller_goes_away_has_happened_or_not(replicas: Replicas, config: ServerConfig) -> None:
-    store = slow_store(replicas, "rewrite", is_done=True)
-    first, second = replicas.start(config, store), replicas.start(config)
-    uid = replicas.create(first).uid
-    step(first, 0)
-    resetting = first.stubs.recurrent.ResetSession.future(RESET, timeout=RPC_TIMEOUT_S)
-    first.loop.run(store.reached.wait())
-    resetting.cancel()
-    first.wait_until(lambda: first.app.interceptor.active == 0)
-    first.loop.call(store.let_through.set)
-    begun = read(first)
-    assert begun.uid != uid
-    assert begun.step_count == 0
-    assert step(first, 0, uid=begun.uid).step_count == 1
-    assert step(second, 1, uid=begun.uid).step_count == 2
-
-
-def test_a_claim_whose_answer_is_lost_is_no_loss_of_the_session(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.open_store())
-    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
-    for name in ("s", "t", "u"):
-        replicas.create(first, name)
-        step(first, 0, name)
-    for fault in (store.failing.add, store.deaf.add):
-        fault("write" if fault == store.failing.add else "claim")
-        with pytest.raises(StoreUnavailableError):
-            first.loop.run(flusher_of(first).flush())
-        store.failing.clear()
-    store.deaf.clear()
-    # Asked for its step count, asked to let one go, and by itself it knows that they are its own.
-    assert isinstance(step_error(first, 7), StepOutOfOrderError)
-    assert step(second, 1, "t").step_count == 2
-    first.loop.run(flusher_of(first).flush())
-    assert step(second, 1, "u").step_count == 2
-    assert step(first, 1).step_count == 2
-
-
-def test_nothing_is_taken_from_a_replica_that_is_there_and_cannot_write(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.open_store())
-    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
-    replicas.create(first)
-    step(first, 0)
-    store.failing.add("write")
-    assert isinstance(step_error(second, 1), StoreUnavailableError)
-    store.failing.clear()
-    assert step(second, 1).step_count == 2
-
-
-def test_two_replicas_that_ask_each_other_at_once_both_get_answers(replicas: Replicas) -> None:
-    servers = [replicas.start(store=FaultyStore(replicas.open_store())) for _ in range(2)]
-    keys = [SessionKey("default", name) for name in ("a", "b")]
-    for server, key in zip(servers, keys, strict=True):
-        replicas.create(server, key.id)
-        sessions = server.app.operations.sessions
-        # Out of its memory, but in its name: the other one asks it.
-        server.loop.call(partial(sessions.depart, server.loop.call(partial(sessions.get, key)), "evicted"))
-
-    async def find() -> None:
-        await asyncio.gather(*(server.app.keeping.keeper.find([(key, "") for key in keys]) for server in servers))
-
-    replicas.loop.run(find())
-    for server in servers:
-        assert not server.app.keeping._peers._silent_until
-    replicas.clock.advance(1)
-    for key in keys:
-        assert step(servers[0], 0, key.id).step_count == 1
-
-
-@BOTH
-def test_an_id_is_free_once_its_session_has_expired(replicas: Replicas, config: ServerConfig) -> None:
-    first, second = replicas.start(config), replicas.start(config)
-    for server, request_id in ((first, ""), (first, "again"), (second, ""), (second, "once more")):
-        replicas.create(server, request_id=request_id)
-        step(server, 0)
-        replicas.clock.advance(3601)
-
-
-def test_a_model_that_is_loaded_from_the_store_stays_there(replicas: Replicas) -> None:
-    for _ in range(4):
-        server = replicas.start(replace(SYNC, max_ttl_s=4000.0))
-        assert server.loop.run(server.app.keeping.finder.resolve("default", replicas.model))
-        replicas.clock.advance(7000)
