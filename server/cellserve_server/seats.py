@@ -34,6 +34,7 @@ BUSY = 2  # a run is under way
 WAITING = 4  # something waits for its turn
 DIRTY = 8  # the state is newer than what the store has
 NEEDED = 16  # it has come back from the store to be stepped, or is to be stepped with those that do, and was not yet
+WRITING = 32  # the state is on its way to the store, which has an older one as far as is known
 ENGAGED = BUSY | WAITING
 
 FIRST_SEATS = 64
@@ -177,7 +178,9 @@ class Seats(Generic[Occupant]):
             spared: NEEDED, to leave out those that are about to be stepped; 0: not to.
         """
         records = self.records[: self._unused]
-        seats = np.flatnonzero((records[:, LIFE] != 0) & (records[:, FLAGS] & (ENGAGED | DIRTY | spared) == 0))
+        seats = np.flatnonzero(
+            (records[:, LIFE] != 0) & (records[:, FLAGS] & (ENGAGED | DIRTY | WRITING | spared) == 0)
+        )
         floats = self.floats[seats]
         return seats, floats[:, EXPIRE] - floats[:, TTL]
 

@@ -28,7 +28,7 @@ from cellserve_server.session import Kept, Origin, Session, SessionSnapshot
 from cellserve_server.sessions import DOUBTED, MOVED, RELEASED, exists_error
 from cellserve_server.state_writer import GRACE_S
 from cellserve_server.stored_listing import StoredListing
-from cellserve_server.stores.base import Burial, Draft, Held, Rewrite, Store
+from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Store
 from cellserve_server.takeover import Takeover
 
 # So long after a session has moved away, whoever asks for it here is sent there: two replicas that are both asked for
@@ -126,11 +126,14 @@ class StoreKeeper:
         expire_time = self._clock() + session.ttl_s
         state = _state_bytes(session.model, session.rows, step_count, expire_time, leaves)
         states = (state, b"") if session.place == 0 else (b"", state)
-        held = session.kept.held
-        change = Rewrite(held.ref, held.epoch, encode_meta(meta), states, expire_time + GRACE_S)
-        async with self._nothing_on_its_way():
-            await self._change(session, "rewrite", lambda: self._store.rewrite([change]))
-        session.kept = Kept(held, origin)
+        kept, record = session.kept, encode_meta(meta)
+
+        def change() -> Awaitable[list[bool]]:
+            return self._store.rewrite([Rewrite(*kept.held, record, states, expire_time + GRACE_S)])
+
+        async with self._all_written(session):
+            await self._change(session, "rewrite", change)
+        session.kept = Kept(kept.held, origin)
 
     async def bury(self, session: Session, origin: Origin) -> None:
         """As ``Keeper.bury``."""
@@ -141,12 +144,15 @@ class StoreKeeper:
             request_id=origin.request_id,
             request_fingerprint=origin.fingerprint,
         )
-        held = session.kept.held
+        kept, tombstone = session.kept, encode_meta(meta)
         until = self._clock() + self._config.tombstone_ttl_s
-        burial = Burial(held.ref, held.epoch, encode_meta(meta), until)
+
+        def change() -> Awaitable[list[bool]]:
+            return self._store.bury([Burial(*kept.held, tombstone, until)])
+
         # Whoever looks for the key meanwhile finds it gone.
-        async with self._alone_with([session.key]), self._nothing_on_its_way():
-            await self._change(session, "bury", lambda: self._store.bury([burial]))
+        async with self._alone_with([session.key]), self._all_written(session):
+            await self._change(session, "bury", change)
 
     async def was_deleted_by(self, key: SessionKey, origin: Origin) -> bool:
         """As ``Keeper.was_deleted_by``."""
@@ -170,15 +176,15 @@ class StoreKeeper:
         """
         # While a flush claims sessions anew, their epochs in the store are ahead of those here.
         async with self._nothing_on_its_way():
-            held = [(session, session.kept.held.epoch) for session in sessions if not session.ended and session.kept]
+            held = [(session, session.kept) for session in sessions if not session.ended and session.kept]
             if not held:
                 return
             keys = [session.key for session, _ in held]
             found = await self._watched("look", lambda: self._store.look(keys), keys)
         lost = [
             (session, what)
-            for (session, epoch), what in zip(held, found, strict=True)
-            if what is None or what.tombstone or what.epoch != epoch
+            for (session, kept), what in zip(held, found, strict=True)
+            if what is None or what.tombstone or not self._is_ours(kept, what)
         ]
         for session, what in lost:
             if not session.ended:
@@ -196,7 +202,7 @@ class StoreKeeper:
         """Another replica wants a session: it goes once what is under way is over, and is in the store.
 
         Returns:
-            Whether it was here, held by this epoch.
+            Whether it was here, held by this epoch, or perhaps by this one.
 
         Raises:
             StoreUnavailableError: it could not be written; it stays.
@@ -204,7 +210,9 @@ class StoreKeeper:
         while (change := self._changing.get(key)) is not None:
             await asyncio.wait((change,))  # It may be on its way into memory just now, claimed by this very epoch.
         session = self._sessions.resident(key)
-        if session is None or session.kept is None or session.kept.held.epoch != epoch:
+        if session is None or session.kept is None:
+            return False
+        if session.kept.held.epoch != epoch and not session.kept.is_doubted:
             return False
         async with self._engine.holding(session):
             if session.ended:
@@ -214,6 +222,11 @@ class StoreKeeper:
             if not session.ended:
                 self._depart(session, MOVED, taker)
         return True
+
+    def _is_ours(self, kept: Kept, what: Found) -> bool:
+        """Whether a session in memory is still held here, by what the store has of it."""
+        # A claim of ours may have come through whose answer was lost.
+        return what.epoch == kept.held.epoch or (kept.is_doubted and what.owner == self._peers.own)
 
     async def on_fenced(self, sessions: Sequence[Session]) -> None:
         """The store has refused states of these sessions: another replica has them."""
@@ -337,9 +350,10 @@ class StoreKeeper:
         """Changes a session's record, or sends the session away and raises why."""
         try:
             (done,) = await self._watched(operation, change, [session.key])
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, asyncio.CancelledError) as error:
+            # Whether it is done is not known: be it that the store failed, or that the caller has gone.
             if not session.ended:
-                self._depart(session, DOUBTED, why=error.message)
+                self._depart(session, DOUBTED, why=str(error))
             raise
         if not done:
             await self.on_fenced([session])
@@ -357,8 +371,24 @@ class StoreKeeper:
         self._metrics.store_seconds(operation, time.perf_counter() - started)
         return result
 
+    @contextlib.asynccontextmanager
+    async def _all_written(self, session: Session) -> AsyncIterator[None]:
+        """While a record is changed no state of the life before may come later.
+
+        It has been written before: were the outcome of the change not known, the session would leave memory.
+
+        Raises:
+            CellServeError: it could not be written, or another replica has it.
+        """
+        async with self._nothing_on_its_way():
+            if self.flusher is not None:
+                await self.flusher.flush_alone(session)
+            if session.ended:
+                raise self._sessions.ended_error(session)
+            yield
+
     def _nothing_on_its_way(self) -> contextlib.AbstractAsyncContextManager[object]:
-        """While a record is rewritten no state of the life before may come later."""
+        """No states are being written meanwhile, and no sessions claimed anew whose last write may come late."""
         return contextlib.nullcontext() if self.flusher is None else self.flusher.lock
 
     @contextlib.asynccontextmanager

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cellserve.errors import SessionNotFoundError
+from cellserve.errors import SessionNotFoundError, StepOutOfOrderError, StoreUnavailableError
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import session_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.flusher import Flusher
-from tests.integration.durable.replicas import ASYNC, SYNC, Replicas, SlowStore, step
+from cellserve_server.keys import SessionKey
+from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, SlowStore, step, step_error
 from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
 
 BOTH = pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
@@ -52,3 +55,84 @@ def test_what_waits_for_a_session_that_ends_leaves_the_next_one_at_its_seat_alon
     replicas.create(server, "t")
     assert step(server, 0, "t").step_count == 1
     assert not any(session.busy for session in server.loop.call(lambda: list(server.app.operations.sessions)))
+
+
+def test_a_session_stays_in_memory_until_its_write_is_done(replicas: Replicas) -> None:
+    store = slow_store(replicas, "write")
+    server = replicas.start(replace(ASYNC, max_sessions=1), store)
+    replicas.create(server)
+    step(server, 0)
+    flushing = server.loop.begin(flusher_of(server).flush())
+    server.loop.run(store.reached.wait())
+    replicas.create(server, "t")
+    assert step(server, 1).step_count == 2
+    server.loop.call(store.let_through.set)
+    flushing.result(RPC_TIMEOUT_S)
+
+
+def test_who_waits_for_a_write_and_goes_away_loses_nothing(replicas: Replicas) -> None:
+    store = slow_store(replicas, "write")
+    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
+    replicas.create(first)
+    step(first, 0)
+    session = first.loop.call(lambda: first.app.operations.sessions.get(SessionKey("default", "s")))
+    flushing = first.loop.begin(flusher_of(first).flush_one(session))
+    first.loop.run(store.reached.wait())
+    flushing.cancel()
+    first.wait_until(lambda: not flusher_of(first).lock.locked())
+    first.loop.call(store.let_through.set)
+    assert step(second, 1).step_count == 2
+
+
+@pytest.mark.parametrize("operation", ["rewrite", "bury"])
+def test_a_change_that_fails_takes_no_step_with_it(replicas: Replicas, operation: str) -> None:
+    store = FaultyStore(replicas.open_store())
+    server = replicas.start(ASYNC, store)
+    replicas.create(server)
+    step(server, 0)
+    store.failing.add(operation)
+    calls = {
+        "rewrite": lambda: server.stubs.recurrent.ResetSession(RESET, timeout=RPC_TIMEOUT_S),
+        "bury": lambda: server.stubs.recurrent.DeleteSession(DELETE, timeout=RPC_TIMEOUT_S),
+    }
+    assert isinstance(error_of_call(calls[operation]), StoreUnavailableError)
+    store.failing.clear()
+    assert step(server, 1).step_count == 2
+
+
+@BOTH
+def test_a_reset_whose_caller_goes_away_has_happened_or_not(replicas: Replicas, config: ServerConfig) -> None:
+    store = slow_store(replicas, "rewrite", is_done=True)
+    first, second = replicas.start(config, store), replicas.start(config)
+    uid = replicas.create(first).uid
+    step(first, 0)
+    resetting = first.stubs.recurrent.ResetSession.future(RESET, timeout=RPC_TIMEOUT_S)
+    first.loop.run(store.reached.wait())
+    resetting.cancel()
+    first.wait_until(lambda: first.app.interceptor.active == 0)
+    first.loop.call(store.let_through.set)
+    begun = read(first)
+    assert begun.uid != uid
+    assert begun.step_count == 0
+    assert step(first, 0, uid=begun.uid).step_count == 1
+    assert step(second, 1, uid=begun.uid).step_count == 2
+
+
+def test_a_claim_whose_answer_is_lost_is_no_loss_of_the_session(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.open_store())
+    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
+    for name in ("s", "t", "u"):
+        replicas.create(first, name)
+        step(first, 0, name)
+    for fault in (store.failing.add, store.deaf.add):
+        fault("write" if fault == store.failing.add else "claim")
+        with pytest.raises(StoreUnavailableError):
+            first.loop.run(flusher_of(first).flush())
+        store.failing.clear()
+    store.deaf.clear()
+    # Asked for its step count, asked to let one go, and by itself it knows that they are its own.
+    assert isinstance(step_error(first, 7), StepOutOfOrderError)
+    assert step(second, 1, "t").step_count == 2
+    first.loop.run(flusher_of(first).flush())
+    assert step(second, 1, "u").step_count == 2
+    assert step(first, 1).step_count == 2
