@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 import structlog
 
+from cellserve.errors import QueueFullError, StoreUnavailableError, from_rpc_error
 from cellserve.v1 import peer_service_pb2, peer_service_pb2_grpc
 from cellserve_server.keys import SessionKey
 
@@ -40,7 +41,10 @@ class Peers:
         """Asks a replica to let sessions go; whether it has answered. If not, they are to be taken from it.
 
         Args:
-            sessions: keys with the epochs by which it holds them; none: whether it is there at all.
+            sessions: keys with the epochs by which it holds them.
+
+        Raises:
+            StoreUnavailableError, QueueFullError: it is there, and could not let all of them go.
         """
         if self._silent_until.get(owner, 0.0) > self._clock():
             return False
@@ -53,10 +57,19 @@ class Peers:
                     request.sessions.add(tenant=key.tenant, id=key.id, epoch=epoch)
                 await stub.ReleaseSessions(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
+            if isinstance(refusal := from_rpc_error(error), (StoreUnavailableError, QueueFullError)):
+                raise refusal from error
             self._log.warning("peer_silent", peer=owner, code=error.code().name, sessions=len(sessions))
             self._silent_until[owner] = self._clock() + SILENCE_S
             return False
         return True
+
+    async def is_there(self, owner: str) -> bool:
+        """Whether a replica answers."""
+        try:
+            return await self.ask_to_release(owner, [])
+        except (StoreUnavailableError, QueueFullError):
+            return True
 
     def heard_from(self, owner: str) -> None:
         """A replica has asked for something: it is there again, and is asked before sessions are taken from it."""

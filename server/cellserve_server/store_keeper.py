@@ -81,6 +81,7 @@ class StoreKeeper:
         self._listing = StoredListing(store, self._sessions, clock)
         self._moved_at: dict[SessionKey, float] = {}  # in the order of their times
         self._changing: dict[SessionKey, asyncio.Future[None]] = {}
+        self._asked: dict[SessionKey, tuple[int, str]] = {}  # of those that change: the epoch and the taker
         self._log = structlog.get_logger("cellserve.keeper")
 
     # --- as of Keeper ------------------------------------------------------------------------------------------------
@@ -207,9 +208,11 @@ class StoreKeeper:
         Raises:
             StoreUnavailableError: it could not be written; it stays.
         """
-        while (change := self._changing.get(key)) is not None:
-            await asyncio.wait((change,))  # It may be on its way into memory just now, claimed by this very epoch.
         session = self._sessions.resident(key)
+        if session is None and key in self._changing:
+            # It may be on its way into memory, claimed by this very epoch. Waiting for that might be waiting for one
+            # another: it may be brought with others that the taker is asked for.
+            self._asked[key] = (epoch, taker)
         if session is None or session.kept is None:
             return False
         if session.kept.held.epoch != epoch and not session.kept.is_doubted:
@@ -298,7 +301,7 @@ class StoreKeeper:
         for key in keys:
             owner = self._sessions.new_owners.get(key, "") if key in self._moved_at else ""
             if owner not in is_there:
-                is_there[owner] = await self._peers.ask_to_release(owner, [])
+                is_there[owner] = await self._peers.is_there(owner)
             if is_there[owner]:
                 outcomes[key] = self._sessions.moved_error(key)
             else:
@@ -403,7 +406,15 @@ class StoreKeeper:
         finally:
             for key in keys:
                 del self._changing[key]
+                self._send_if_asked(key)
             done.set_result(None)
+
+    def _send_if_asked(self, key: SessionKey) -> None:
+        """A session that was asked for while it was brought or made has gone to the taker before anybody used it."""
+        epoch, taker = self._asked.pop(key, (0, ""))
+        session = self._sessions.resident(key)
+        if session is not None and session.kept is not None and session.kept.held.epoch == epoch:
+            self._depart(session, MOVED, taker)
 
 
 def _meta_of(

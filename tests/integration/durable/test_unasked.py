@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 
 from cellserve.errors import SessionMovedError, StepOutOfOrderError, StoreUnavailableError
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
-from cellserve_server.stores.base import Store
-from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, inputs_of, step, step_error
+from tests.integration.durable.replicas import (
+    ASYNC,
+    SYNC,
+    FaultyStore,
+    Replicas,
+    SlowStore,
+    inputs_of,
+    step,
+    step_error,
+    take_unasked,
+)
 from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
-
-
-class SlowClaims(FaultyStore):
-    """A store whose answers to claims take until a test lets them through.
-
-    Attributes:
-        claimed: set when a claim has been done.
-        answered: when it is set, the answer comes.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self.claimed = asyncio.Event()
-        self.answered = asyncio.Event()
-
-    async def claim(self, *arguments: Any) -> Any:
-        """As ``Store.claim``."""
-        result = await self.store.claim(*arguments)
-        self.claimed.set()
-        await self.answered.wait()
-        return result
-
-
-def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
-    """Has a replica take a session from another one as if that did not answer, and do a step."""
-    peers = server.app.keeping._peers
-    server.loop.call(lambda: peers._silent_until.update({victim.address: float("inf")}))
-    step(server, number)
-    server.loop.call(lambda: peers._silent_until.clear())
 
 
 def read(server: RunningApp) -> int:
@@ -99,23 +76,23 @@ def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Re
 
 
 @pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
-def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
+def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_before_it_is_used(
     replicas: Replicas, config: ServerConfig
 ) -> None:
     first = replicas.start(config)
     replicas.create(first)
-    store = first.loop.call(lambda: SlowClaims(replicas.open_store()))
+    store = first.loop.call(lambda: SlowStore(replicas.open_store(), "claim", is_done=True))
     second, third = replicas.start(config, store), replicas.start(config)
     bringing = second.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
-    second.loop.run(store.claimed.wait())
+    second.loop.run(store.reached.wait())
     # It has claimed the session, and does not know it yet.
-    taking = third.stubs.recurrent.Step.future(_request(1), timeout=RPC_TIMEOUT_S)
-    third.wait_until(lambda: _is_asked(second))
-    second.loop.call(store.answered.set)
-    counts = [bringing.result().step_count, taking.result().step_count]
-    assert counts == [1, 2]
-    assert isinstance(step_error(second, 2), SessionMovedError)
-    assert step(third, 2).step_count == 3
+    assert step(third, 0).step_count == 1
+    second.loop.call(store.let_through.set)
+    error = error_of_call(bringing.result)
+    assert isinstance(error, SessionMovedError)
+    assert error.metadata["owner"] == third.address
+    assert isinstance(step_error(second, 1), SessionMovedError)
+    assert step(third, 1).step_count == 2
 
 
 def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
@@ -128,8 +105,3 @@ def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
 
 def _request(number: int) -> messages.StepRequest:
     return messages.StepRequest(name="sessions/s", inputs=[tensor_from_array(inputs_of(number))], run_id=number + 100)
-
-
-def _is_asked(server: RunningApp) -> bool:
-    """Whether another replica's question is under way there, beside the step."""
-    return server.app.interceptor.active == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -136,3 +138,34 @@ def test_a_claim_whose_answer_is_lost_is_no_loss_of_the_session(replicas: Replic
     first.loop.run(flusher_of(first).flush())
     assert step(second, 1, "u").step_count == 2
     assert step(first, 1).step_count == 2
+
+
+def test_nothing_is_taken_from_a_replica_that_is_there_and_cannot_write(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.open_store())
+    first, second = replicas.start(ASYNC, store), replicas.start(ASYNC)
+    replicas.create(first)
+    step(first, 0)
+    store.failing.add("write")
+    assert isinstance(step_error(second, 1), StoreUnavailableError)
+    store.failing.clear()
+    assert step(second, 1).step_count == 2
+
+
+def test_two_replicas_that_ask_each_other_at_once_both_get_answers(replicas: Replicas) -> None:
+    servers = [replicas.start(store=FaultyStore(replicas.open_store())) for _ in range(2)]
+    keys = [SessionKey("default", name) for name in ("a", "b")]
+    for server, key in zip(servers, keys, strict=True):
+        replicas.create(server, key.id)
+        sessions = server.app.operations.sessions
+        # Out of its memory, but in its name: the other one asks it.
+        server.loop.call(partial(sessions.depart, server.loop.call(partial(sessions.get, key)), "evicted"))
+
+    async def find() -> None:
+        await asyncio.gather(*(server.app.keeping.keeper.find([(key, "") for key in keys]) for server in servers))
+
+    replicas.loop.run(find())
+    for server in servers:
+        assert not server.app.keeping._peers._silent_until
+    replicas.clock.advance(1)
+    for key in keys:
+        assert step(servers[0], 0, key.id).step_count == 1
