@@ -62,6 +62,27 @@ def test_an_old_copy_does_not_deny_a_life_that_began_elsewhere(replicas: Replica
     assert step(first, 0, uid=uid).step_count == 1
 
 
+def test_an_old_copy_does_not_deny_a_life_to_a_request_that_may_have_begun_it(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    take_unasked(second, first, 0)
+    reset = messages.ResetSessionRequest(name="sessions/s", request_id="one")
+    uid = second.stubs.recurrent.ResetSession(reset, timeout=RPC_TIMEOUT_S).session.uid
+    reset = messages.ResetSessionRequest(name="sessions/s", uid=uid, request_id="two")
+    error = error_of_call(lambda: first.stubs.recurrent.ResetSession(reset, timeout=RPC_TIMEOUT_S))
+    assert isinstance(error, SessionMovedError)
+
+
+def test_an_old_copy_does_not_keep_an_id_taken(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    take_unasked(second, first, 0)
+    delete = messages.DeleteSessionRequest(name="sessions/s")
+    second.stubs.recurrent.DeleteSession(delete, timeout=RPC_TIMEOUT_S)
+    assert replicas.create(first).step_count == 0
+    assert step(first, 0).step_count == 1
+
+
 def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Replicas) -> None:
     store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)

@@ -169,3 +169,12 @@ def test_two_replicas_that_ask_each_other_at_once_both_get_answers(replicas: Rep
     replicas.clock.advance(1)
     for key in keys:
         assert step(servers[0], 0, key.id).step_count == 1
+
+
+@BOTH
+def test_an_id_is_free_once_its_session_has_expired(replicas: Replicas, config: ServerConfig) -> None:
+    first, second = replicas.start(config), replicas.start(config)
+    for server, request_id in ((first, ""), (first, "again"), (second, ""), (second, "once more")):
+        replicas.create(server, request_id=request_id)
+        step(server, 0)
+        replicas.clock.advance(3601)
