@@ -178,3 +178,10 @@ def test_an_id_is_free_once_its_session_has_expired(replicas: Replicas, config: 
         replicas.create(server, request_id=request_id)
         step(server, 0)
         replicas.clock.advance(3601)
+
+
+def test_a_model_that_is_loaded_from_the_store_stays_there(replicas: Replicas) -> None:
+    for _ in range(4):
+        server = replicas.start(replace(SYNC, max_ttl_s=4000.0))
+        assert server.loop.run(server.app.keeping.finder.resolve("default", replicas.model))
+        replicas.clock.advance(7000)
