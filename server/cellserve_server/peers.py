@@ -60,7 +60,9 @@ class Peers:
             if isinstance(refusal := from_rpc_error(error), (StoreUnavailableError, QueueFullError)):
                 raise refusal from error
             self._log.warning("peer_silent", peer=owner, code=error.code().name, sessions=len(sessions))
-            self._silent_until[owner] = self._clock() + SILENCE_S
+            now = self._clock()
+            self._silent_until = {peer: until for peer, until in self._silent_until.items() if until > now}
+            self._silent_until[owner] = now + SILENCE_S
             return False
         return True
 

@@ -273,8 +273,15 @@ class StoreKeeper:
     def _depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
         self._sessions.depart(session, cause, new_owner, why)
         if cause == MOVED:
+            self._forget_moves()
             self._moved_at.pop(session.key, None)
             self._moved_at[session.key] = self._clock()
+
+    def _forget_moves(self) -> None:
+        """Forgets what has moved away so long ago that it may come back."""
+        now = self._clock()
+        while self._moved_at and self._moved_at[oldest := next(iter(self._moved_at))] + HOLD_S <= now:
+            del self._moved_at[oldest]
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -293,9 +300,7 @@ class StoreKeeper:
         self, keys: Sequence[SessionKey], outcomes: dict[SessionKey, Outcome]
     ) -> list[SessionKey]:
         """Sends those after sessions that have just moved to a replica that is there; gives the other keys."""
-        now = self._clock()
-        while self._moved_at and (oldest := next(iter(self._moved_at))) and self._moved_at[oldest] + HOLD_S <= now:
-            del self._moved_at[oldest]
+        self._forget_moves()
         left = []
         is_there: dict[str, bool] = {"": False, self._peers.own: False}
         for key in keys:
