@@ -122,7 +122,11 @@ class SessionOperations:
         gone = [index for index in there if isinstance(opened[index], SessionNotFoundError)]
         if gone:
             _put(opened, gone, await self._create([births[index] for index in gone]))
-        return opened
+        # While the others were looked for, some of the first may have left memory again.
+        return [self._unless_ended(outcome) for outcome in opened]
+
+    def _unless_ended(self, outcome: Outcome) -> Outcome:
+        return self.sessions.ended_error(outcome) if isinstance(outcome, Session) and outcome.ended else outcome
 
     async def read(self, key: SessionKey, with_state: bool) -> SessionSnapshot:
         """The session as it is after the runs that arrived before, with a copy of its state if asked for.

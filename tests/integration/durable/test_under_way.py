@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from functools import partial
+from threading import Thread
 
 import pytest
 
-from cellserve.errors import SessionNotFoundError, StepOutOfOrderError, StoreUnavailableError
+from cellserve.errors import SessionNotFoundError, StepOutOfOrderError, StoreUnavailableError, error_of
 from cellserve.v1 import recurrent_service_pb2 as messages
-from cellserve.v1 import session_pb2
+from cellserve.v1 import session_pb2, stream_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.flusher import Flusher
 from cellserve_server.keys import SessionKey
 from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, SlowStore, step, step_error
+from tests.integration.stream_client import StreamClient
 from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
 
 BOTH = pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
@@ -149,6 +151,25 @@ def test_nothing_is_taken_from_a_replica_that_is_there_and_cannot_write(replicas
     assert isinstance(step_error(second, 1), StoreUnavailableError)
     store.failing.clear()
     assert step(second, 1).step_count == 2
+
+
+def test_what_is_sent_away_while_others_are_opened_is_no_bug(replicas: Replicas) -> None:
+    replicas.create(replicas.start(), "b")
+    store = slow_store(replicas, "claim")
+    server = replicas.start(store=store)
+    sessions = server.app.operations.sessions
+    with StreamClient(server.stubs) as stream:
+        opening = Thread(target=lambda: opened.append(stream.open(["a", "b"], model=replicas.model)))
+        opened: list[stream_pb2.Opened] = []
+        opening.start()
+        server.loop.run(store.reached.wait())
+        server.loop.call(lambda: [sessions.depart(session, "evicted") for session in sessions])
+        server.loop.call(store.let_through.set)
+        opening.join(RPC_TIMEOUT_S)
+        (error,) = opened[0].errors
+        assert error.position == 0
+        assert isinstance(error_of(error.status), StoreUnavailableError)
+        assert stream.open(["a"], handles=[7]).step_counts == [0]
 
 
 def test_two_replicas_that_ask_each_other_at_once_both_get_answers(replicas: Replicas) -> None:
