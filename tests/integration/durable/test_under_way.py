@@ -172,6 +172,18 @@ def test_what_is_sent_away_while_others_are_opened_is_no_bug(replicas: Replicas)
         assert stream.open(["a"], handles=[7]).step_counts == [0]
 
 
+def test_a_session_that_cannot_be_deleted_does_not_end_the_stream(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.open_store())
+    server = replicas.start(store=store)
+    with StreamClient(server.stubs) as stream:
+        stream.open(["a", "b"], model=replicas.model)
+        store.failing.add("bury")
+        assert isinstance(error_of(stream.close([0, 1], delete_sessions=True).status), StoreUnavailableError)
+        store.failing.clear()
+        assert stream.open(["a", "b"]).step_counts == [0, 0]
+        assert not stream.close([0, 1], delete_sessions=True).HasField("status")
+
+
 def test_two_replicas_that_ask_each_other_at_once_both_get_answers(replicas: Replicas) -> None:
     servers = [replicas.start(store=FaultyStore(replicas.open_store())) for _ in range(2)]
     keys = [SessionKey("default", name) for name in ("a", "b")]
