@@ -16,7 +16,7 @@ from cellserve_server.engine import Engine
 from cellserve_server.metrics import Metrics
 from cellserve_server.peers import Peers
 from cellserve_server.records import encode_states
-from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, UNSURE, Seats
+from cellserve_server.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, WRITING, Seats
 from cellserve_server.session import Kept, Session
 from cellserve_server.state_writer import GRACE_S
 from cellserve_server.store_watch import StoreWatch
@@ -103,15 +103,16 @@ class Flusher:
         Raises:
             StoreUnavailableError: some of it is not written; what is not stays changed.
         """
-        async with self.lock:
+        async with self.lock:  # Nothing is on its way: what is not changed now is in the store.
             began = self._clock()
-            for seats in self._engine.lanes.tables():
-                dirty = seats.dirty().tolist()
-                sessions = [session for seat in dirty if (session := seats.occupants[seat]) is not None]
-                for start in range(0, len(sessions), SESSIONS_PER_WRITE):
-                    living = [session for session in sessions[start : start + SESSIONS_PER_WRITE] if not session.ended]
-                    await unbroken(self._write(seats, living))
-            self._note_success(began)
+            changed = [(seats, _changed_of(seats)) for seats in self._engine.lanes.tables()]
+        for seats, sessions in changed:
+            for start in range(0, len(sessions), SESSIONS_PER_WRITE):
+                # One portion at a time, so that a single session that another replica waits for comes in between.
+                async with self.lock:
+                    part = list(filter(_is_changed, sessions[start : start + SESSIONS_PER_WRITE]))
+                    await unbroken(self._write(seats, part))
+        self._note_success(began)
 
     async def flush_one(self, session: Session) -> None:
         """Writes one session's state, if it has changed.
@@ -120,8 +121,12 @@ class Flusher:
             StoreUnavailableError: it is not written.
         """
         async with self.lock:
-            if not session.ended and session.seats.words[session.base + FLAGS] & DIRTY:
-                await unbroken(self._write(session.seats, [session]))
+            await self.flush_alone(session)
+
+    async def flush_alone(self, session: Session) -> None:
+        """As ``flush_one``, for who has the lock."""
+        if _is_changed(session):
+            await unbroken(self._write(session.seats, [session]))
 
     async def _write(self, seats: Seats[Session], sessions: list[Session]) -> None:
         sessions = await self._claim_doubted(sessions)
@@ -131,15 +136,18 @@ class Flusher:
         started = time.perf_counter()
         try:
             outcomes = await self._store.write(taken.writes)
-        except StoreUnavailableError:
-            self._metrics.store_failed("write")
+        except BaseException as error:
+            if isinstance(error, StoreUnavailableError):
+                self._metrics.store_failed("write")
             for session, kept in _unchanged(taken):
                 kept.is_doubted = True
                 session.seats.words[session.base + FLAGS] |= DIRTY
+            self._changed.set()
             raise
         finally:
-            for session, _ in _unchanged(taken):
-                session.seats.words[session.base + FLAGS] &= ~UNSURE
+            for session in taken.sessions:
+                if not session.ended:
+                    session.seats.words[session.base + FLAGS] &= ~WRITING
         self._metrics.store_seconds("write", time.perf_counter() - started)
         refused = {owner for owner, good in zip(taken.owners, outcomes, strict=True) if not good}
         if refused:
@@ -151,19 +159,35 @@ class Flusher:
         doubted = [session for session in sessions if session.kept is not None and session.kept.is_doubted]
         if not doubted:
             return sessions
-        epochs = [(session.key, session.kept.held.epoch) for session in doubted if session.kept is not None]
-        claimed = await self._store.claim(epochs, self._peers.owner)
-        fenced = []
-        for session, stored in zip(doubted, claimed, strict=True):
+        lost = await self._claim(
+            [(session, session.kept.held.epoch) for session in doubted if session.kept is not None]
+        )
+        if lost:
+            # Of an earlier claim the answer may have been lost. Then we have them still, by another epoch: as long as a
+            # session is in memory nobody claims it in this replica's name but this.
+            found = await self._store.look([session.key for session in lost])
+            ours = [
+                (session, what.epoch)
+                for session, what in zip(lost, found, strict=True)
+                if what is not None and not what.tombstone and what.owner == self._peers.owner
+            ]
+            others = set(lost).difference(session for session, _ in ours)
+            await self._on_fenced([*others, *(await self._claim(ours) if ours else ())])
+        return [session for session in sessions if not session.ended]
+
+    async def _claim(self, held: Sequence[tuple[Session, int]]) -> list[Session]:
+        """Claims sessions anew that are at these epochs; those that are not, and live in memory."""
+        claimed = await self._store.claim([(session.key, epoch) for session, epoch in held], self._peers.owner)
+        lost = []
+        for (session, _), stored in zip(held, claimed, strict=True):
             if session.ended or session.kept is None:
                 continue
             if stored is None:
-                fenced.append(session)
+                lost.append(session)
             else:
                 session.kept.held = Held(stored.ref, stored.epoch)
                 session.kept.is_doubted = False
-        await self._on_fenced(fenced)
-        return [session for session in sessions if not session.ended]
+        return lost
 
     def _note_success(self, began: float) -> None:
         self._written_at = began
@@ -183,14 +207,22 @@ class Flusher:
             )
 
 
+def _is_changed(session: Session) -> bool:
+    return not session.ended and bool(session.seats.words[session.base + FLAGS] & DIRTY)
+
+
+def _changed_of(seats: Seats[Session]) -> list[Session]:
+    return [session for seat in seats.dirty().tolist() if (session := seats.occupants[seat]) is not None]
+
+
 def _take(seats: Seats[Session], sessions: list[Session]) -> _Taken:
-    """The states of sessions as they are now, which are no longer changed."""
+    """The states of sessions as they are now, which are no longer changed but on their way."""
     index = np.array([session.seat for session in sessions], dtype=np.int64)
     kept = [session.kept for session in sessions if session.kept is not None]
     assert len(kept) == len(sessions), "sessions of a server with a store have a record there"
     records: Array = seats.records.take(index, axis=0)
     # Until the store has them they are not to leave memory: from there nobody could write them again.
-    seats.records[index, FLAGS] = records[:, FLAGS] & ~DIRTY | UNSURE
+    seats.records[index, FLAGS] = records[:, FLAGS] & ~DIRTY | WRITING
     places = seats.places(index, records[:, FLAGS])
     states = encode_states(records, seats.slab.read(places), seats.rows)
     # The state before, from which a repeat of the last run is computed.

@@ -79,15 +79,27 @@ class SessionOperations:
         birth = Birth(key, model, batch_size, self._ttl_of(ttl_s), leaves, step_count, origin)
         try:
             session = _the_one(await self._create([birth]))
-            session.need(False)
-            return session
-        except SessionExistsError:
-            if not origin.request_id:
-                raise
-            session = await self.find(key, sure=True)
-            if not _was_begun_by(session, origin):
-                raise
-            return session
+        except SessionExistsError as error:
+            session = await self._made_before(birth, error)
+        session.need(False)
+        return session
+
+    async def _made_before(self, birth: Birth, error: SessionExistsError) -> Session:
+        """The session of an id that is taken, if this very request made it; a new one if it only seemed to be taken.
+
+        What is there may have expired, or be an old copy of a session that another replica has ended.
+        """
+        try:
+            session = await self.find(birth.key, sure=True)
+        except SessionNotFoundError:
+            return _the_one(await self._create([birth]))
+        except CellServeError:
+            if birth.origin.request_id:
+                raise  # Whose it is is not known.
+            raise error from None
+        if not _was_begun_by(session, birth.origin):
+            raise error
+        return session
 
     async def open(
         self, keys: Sequence[SessionKey], model: LoadedModel, batch_size: int, ttl_s: float | None, *, create: bool
@@ -97,16 +109,25 @@ class SessionOperations:
         Returns:
             For each the session, whatever its model and batch size, or why it is not to be had.
         """
+        if self.engine.draining:
+            raise draining_error()  # What came now would be let go at once.
         if not create:
             return await self.keeper.find([(key, "") for key in keys], sure=True)
         # In this order, because in bulk most of them are new.
-        opened = await self._create([Birth(key, model, batch_size, self._ttl_of(ttl_s)) for key in keys])
-        there = [index for index, outcome in enumerate(opened) if isinstance(outcome, SessionExistsError)]
+        births = [Birth(key, model, batch_size, self._ttl_of(ttl_s)) for key in keys]
+        opened = await self._create(births)
+        there = _which(opened, SessionExistsError)
         if there:
-            found = await self.keeper.find([(keys[index], "") for index in there], sure=True)
-            for index, outcome in zip(there, found, strict=True):
-                opened[index] = outcome
-        return opened
+            _put(opened, there, await self.keeper.find([(keys[index], "") for index in there], sure=True))
+        # As of ``_made_before``: what seemed to be there.
+        gone = [index for index in there if isinstance(opened[index], SessionNotFoundError)]
+        if gone:
+            _put(opened, gone, await self._create([births[index] for index in gone]))
+        # While the others were looked for, some of the first may have left memory again.
+        return [self._unless_ended(outcome) for outcome in opened]
+
+    def _unless_ended(self, outcome: Outcome) -> Outcome:
+        return self.sessions.ended_error(outcome) if isinstance(outcome, Session) and outcome.ended else outcome
 
     async def read(self, key: SessionKey, with_state: bool) -> SessionSnapshot:
         """The session as it is after the runs that arrived before, with a copy of its state if asked for.
@@ -204,7 +225,9 @@ class SessionOperations:
         step_count: int | None,
         origin: Origin,
     ) -> SessionSnapshot:
-        session = await self.find(key, "" if origin.request_id else uid)
+        # With a request_id the life that is there may be the one that this very request began; who has it by now has to
+        # be known, for an old copy would deny the life that is meant.
+        session = await self.find(key, "" if origin.request_id else uid, sure=bool(origin.request_id))
         async with self.engine.holding(session):
             if _was_begun_by(session, origin):
                 return session.snapshot()
@@ -232,6 +255,15 @@ class SessionOperations:
 
     def _ttl_of(self, ttl_s: float | None) -> float:
         return self._default_ttl_s if ttl_s is None else ttl_s
+
+
+def _which(outcomes: Sequence[Outcome], kind: type[CellServeError]) -> list[int]:
+    return [index for index, outcome in enumerate(outcomes) if isinstance(outcome, kind)]
+
+
+def _put(outcomes: list[Outcome], places: Sequence[int], others: Sequence[Outcome]) -> None:
+    for place, other in zip(places, others, strict=True):
+        outcomes[place] = other
 
 
 def _was_begun_by(session: Session, origin: Origin) -> bool:

@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import structlog
 
-from cellserve.errors import STATUS_DETAILS_KEY
+from cellserve.errors import STATUS_DETAILS_KEY, QueueFullError, StoreUnavailableError, from_rpc_error
 from cellserve.v1 import peer_service_pb2, peer_service_pb2_grpc
 from cellserve_server.keys import SessionKey
 
@@ -53,7 +53,10 @@ class Peers:
         """Asks a replica to let sessions go; whether it has. If not, they are to be taken from it.
 
         Args:
-            sessions: keys with the epochs by which it holds them; none: whether it is there at all.
+            sessions: keys with the epochs by which it holds them.
+
+        Raises:
+            StoreUnavailableError, QueueFullError: it is there, and could not let all of them go.
         """
         if self._silent_until.get(owner, 0.0) > self._clock():
             return False
@@ -66,8 +69,9 @@ class Peers:
                     request.sessions.add(tenant=key.tenant, id=key.id, epoch=epoch)
                 await stub.ReleaseSessions(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
-            # One that has answered, if only that it cannot write, is there; and one that was slow to let some sessions
-            # go may have others at hand.
+            if isinstance(refusal := from_rpc_error(error), (StoreUnavailableError, QueueFullError)):
+                raise refusal from error
+            # One that has answered is there; and one that was slow to let some sessions go may have others at hand.
             is_there = _has_answered(error) or (sessions and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED)
             self._log.warning(
                 "peer_refused" if is_there else "peer_silent",
@@ -77,9 +81,18 @@ class Peers:
                 sessions=len(sessions),
             )
             if not is_there:
-                self._silent_until[owner] = self._clock() + SILENCE_S
+                now = self._clock()
+                self._silent_until = {peer: until for peer, until in self._silent_until.items() if until > now}
+                self._silent_until[owner] = now + SILENCE_S
             return False
         return True
+
+    async def is_there(self, owner: str) -> bool:
+        """Whether a replica answers."""
+        try:
+            return await self.ask_to_release(owner, [])
+        except (StoreUnavailableError, QueueFullError):
+            return True
 
     def heard_from(self, owner: str) -> None:
         """A replica has asked for something: it is there again, and is asked before sessions are taken from it."""

@@ -34,7 +34,7 @@ BUSY = 2  # a run is under way
 WAITING = 4  # something waits for its turn
 DIRTY = 8  # the state is newer than what the store has
 NEEDED = 16  # it has come back from the store to be stepped, or is to be stepped with those that do, and was not yet
-UNSURE = 32  # the state is on its way to the store, which may not have it yet
+WRITING = 32  # the state is on its way to the store, which has an older one as far as is known
 ENGAGED = BUSY | WAITING
 
 FIRST_SEATS = 64
@@ -178,7 +178,7 @@ class Seats(Generic[Occupant]):
             spared: NEEDED, to leave out those that are about to be stepped; 0: not to.
         """
         records = self.records[: self._unused]
-        unready = ENGAGED | DIRTY | UNSURE | spared
+        unready = ENGAGED | DIRTY | WRITING | spared
         seats = np.flatnonzero((records[:, LIFE] != 0) & (records[:, FLAGS] & unready == 0))
         floats = self.floats[seats]
         return seats, floats[:, EXPIRE] - floats[:, TTL]

@@ -307,7 +307,8 @@ class Session:
     # --- whose turn it is --------------------------------------------------------------------------------------------
 
     def occupy(self, work: Work) -> None:
-        """Something has begun. If the session has ended while it waited, its seat may be another's by now."""
+        """A run, or an operation, has begun. One whose turn comes after the session's end finds that out; the seat is
+        another's by then, and its flags are not to be touched."""
         self.active = work
         if not self.ended:
             self.seats.words[self.base + FLAGS] |= BUSY

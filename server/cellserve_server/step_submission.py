@@ -81,6 +81,8 @@ class StepSubmission:
         Returns:
             By handle, why those that did not come back are not to be had.
         """
+        if not self._engine.is_serving:
+            return NOBODY  # Their steps are refused anyway; a server that stops brings nothing more.
         sessions = self._operations.sessions
         wanted: dict[int, Handle] = {}
         for handle in group.absent(handles):

@@ -29,7 +29,7 @@ from cellserve_server.sessions import DOUBTED, MOVED, RELEASED, exists_error
 from cellserve_server.state_writer import GRACE_S
 from cellserve_server.store_watch import StoreWatch
 from cellserve_server.stored_listing import StoredListing
-from cellserve_server.stores.base import Burial, Draft, Held, Rewrite, Store
+from cellserve_server.stores.base import Burial, Draft, Found, Held, Rewrite, Store
 from cellserve_server.takeover import Takeover
 
 # So long after a session has moved away, whoever asks for it here is sent there: two replicas that are both asked for
@@ -85,6 +85,7 @@ class StoreKeeper:
         self._listing = StoredListing(store, self._sessions, clock)
         self._moved_at: dict[SessionKey, float] = {}  # in the order of their times
         self._changing: dict[SessionKey, asyncio.Future[None]] = {}
+        self._asked: dict[SessionKey, tuple[int, str]] = {}  # of those that change: the epoch and the taker
         self._log = structlog.get_logger("cellserve.keeper")
 
     # --- as of Keeper ------------------------------------------------------------------------------------------------
@@ -130,11 +131,14 @@ class StoreKeeper:
         expire_time = self._clock() + session.ttl_s
         state = _state_bytes(session.model, session.rows, step_count, expire_time, leaves)
         states = (state, b"") if session.place == 0 else (b"", state)
-        held = session.kept.held
-        change = Rewrite(held.ref, held.epoch, encode_meta(meta), states, expire_time + GRACE_S)
-        async with self._nothing_on_its_way():
-            await self._change(session, "rewrite", lambda: self._store.rewrite([change]))
-        session.kept = Kept(held, origin)
+        kept, record = session.kept, encode_meta(meta)
+
+        def change() -> Awaitable[list[bool]]:
+            return self._store.rewrite([Rewrite(*kept.held, record, states, expire_time + GRACE_S)])
+
+        async with self._all_written(session):
+            await self._change(session, "rewrite", change)
+        session.kept = Kept(kept.held, origin)
 
     async def bury(self, session: Session, origin: Origin) -> None:
         """As ``Keeper.bury``."""
@@ -145,12 +149,15 @@ class StoreKeeper:
             request_id=origin.request_id,
             request_fingerprint=origin.fingerprint,
         )
-        held = session.kept.held
+        kept, tombstone = session.kept, encode_meta(meta)
         until = self._clock() + self._config.tombstone_ttl_s
-        burial = Burial(held.ref, held.epoch, encode_meta(meta), until)
+
+        def change() -> Awaitable[list[bool]]:
+            return self._store.bury([Burial(*kept.held, tombstone, until)])
+
         # Whoever looks for the key meanwhile finds it gone.
-        async with self._alone_with([session.key]), self._nothing_on_its_way():
-            await self._change(session, "bury", lambda: self._store.bury([burial]))
+        async with self._alone_with([session.key]), self._all_written(session):
+            await self._change(session, "bury", change)
 
     async def was_deleted_by(self, key: SessionKey, origin: Origin) -> bool:
         """As ``Keeper.was_deleted_by``."""
@@ -174,15 +181,15 @@ class StoreKeeper:
         """
         # While a flush claims sessions anew, their epochs in the store are ahead of those here.
         async with self._nothing_on_its_way():
-            held = [(session, session.kept.held.epoch) for session in sessions if not session.ended and session.kept]
+            held = [(session, session.kept) for session in sessions if not session.ended and session.kept]
             if not held:
                 return
             keys = [session.key for session, _ in held]
             found = await self._watched("look", lambda: self._store.look(keys), keys)
         lost = [
             (session, what)
-            for (session, epoch), what in zip(held, found, strict=True)
-            if what is None or what.tombstone or what.epoch != epoch
+            for (session, kept), what in zip(held, found, strict=True)
+            if what is None or what.tombstone or not self._is_ours(kept, what)
         ]
         for session, what in lost:
             if not session.ended:
@@ -200,24 +207,43 @@ class StoreKeeper:
         """Another replica wants a session: it goes once what is under way is over, and is in the store.
 
         Returns:
-            Whether it was here, held by this epoch.
+            Whether it was here, held by this epoch, or perhaps by this one.
 
         Raises:
             StoreUnavailableError: it could not be written; it stays.
         """
-        while (change := self._changing.get(key)) is not None:
-            await asyncio.wait((change,))  # It may be on its way into memory just now, claimed by this very epoch.
         session = self._sessions.resident(key)
-        if session is None or session.kept is None or session.kept.held.epoch != epoch:
+        if session is None and key in self._changing:
+            # It may be on its way into memory, claimed by this very epoch. Waiting for that might be waiting for one
+            # another: it may be brought with others that the taker is asked for.
+            self._asked[key] = (epoch, taker)
+        if session is None or session.kept is None:
+            return False
+        if session.kept.held.epoch != epoch and not session.kept.is_doubted:
             return False
         async with self._engine.holding(session):
             if session.ended:
                 return False
-            if self.flusher is not None:
-                await self.flusher.flush_one(session)
+            await self._write_before_it_goes(session)
             if not session.ended:
                 self._depart(session, MOVED, taker)
         return True
+
+    async def _write_before_it_goes(self, session: Session) -> None:
+        if self.flusher is None:
+            return
+        try:
+            await self.flusher.flush_one(session)
+        except StoreUnavailableError:
+            # As long as steps are answered here, none is given up for another replica's sake. After that it is as after
+            # a crash: what could not be written for two intervals is lost, and told, and callers go on elsewhere.
+            if self._engine.store_refusal is None:
+                raise
+
+    def _is_ours(self, kept: Kept, what: Found) -> bool:
+        """Whether a session in memory is still held here, by what the store has of it."""
+        # A claim of ours may have come through whose answer was lost.
+        return what.epoch == kept.held.epoch or (kept.is_doubted and what.owner == self._peers.owner)
 
     async def on_fenced(self, sessions: Sequence[Session]) -> None:
         """The store has refused states of these sessions: another replica has them."""
@@ -267,8 +293,15 @@ class StoreKeeper:
     def _depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
         self._sessions.depart(session, cause, new_owner, why)
         if cause == MOVED:
+            self._forget_moves()
             self._moved_at.pop(session.key, None)
             self._moved_at[session.key] = self._clock()
+
+    def _forget_moves(self) -> None:
+        """Forgets what has moved away so long ago that it may come back."""
+        now = self._clock()
+        while self._moved_at and self._moved_at[oldest := next(iter(self._moved_at))] + HOLD_S <= now:
+            del self._moved_at[oldest]
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -287,15 +320,13 @@ class StoreKeeper:
         self, keys: Sequence[SessionKey], outcomes: dict[SessionKey, Outcome]
     ) -> list[SessionKey]:
         """Sends those after sessions that have just moved to a replica that is there; gives the other keys."""
-        now = self._clock()
-        while self._moved_at and (oldest := next(iter(self._moved_at))) and self._moved_at[oldest] + HOLD_S <= now:
-            del self._moved_at[oldest]
+        self._forget_moves()
         left = []
         is_there: dict[str, bool] = {"": False, self._peers.own: False}
         for key in keys:
             owner = self._sessions.new_owners.get(key, "") if key in self._moved_at else ""
             if owner not in is_there:
-                is_there[owner] = await self._peers.ask_to_release(owner, [])
+                is_there[owner] = await self._peers.is_there(owner)
             if is_there[owner]:
                 outcomes[key] = self._sessions.moved_error(key)
             else:
@@ -347,9 +378,10 @@ class StoreKeeper:
         """Changes a session's record, or sends the session away and raises why."""
         try:
             (done,) = await self._watched(operation, change, [session.key])
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, asyncio.CancelledError) as error:
+            # Whether it is done is not known: be it that the store failed, or that the caller has gone.
             if not session.ended:
-                self._depart(session, DOUBTED, why=error.message)
+                self._depart(session, DOUBTED, why=str(error))
             raise
         if not done:
             await self.on_fenced([session])
@@ -368,8 +400,24 @@ class StoreKeeper:
         self._metrics.store_seconds(operation, time.perf_counter() - started)
         return result
 
+    @contextlib.asynccontextmanager
+    async def _all_written(self, session: Session) -> AsyncIterator[None]:
+        """While a record is changed no state of the life before may come later.
+
+        It has been written before: were the outcome of the change not known, the session would leave memory.
+
+        Raises:
+            CellServeError: it could not be written, or another replica has it.
+        """
+        async with self._nothing_on_its_way():
+            if self.flusher is not None:
+                await self.flusher.flush_alone(session)
+            if session.ended:
+                raise self._sessions.ended_error(session)
+            yield
+
     def _nothing_on_its_way(self) -> contextlib.AbstractAsyncContextManager[object]:
-        """While a record is rewritten no state of the life before may come later."""
+        """No states are being written meanwhile, and no sessions claimed anew whose last write may come late."""
         return contextlib.nullcontext() if self.flusher is None else self.flusher.lock
 
     @contextlib.asynccontextmanager
@@ -384,7 +432,15 @@ class StoreKeeper:
         finally:
             for key in keys:
                 del self._changing[key]
+                self._send_if_asked(key)
             done.set_result(None)
+
+    def _send_if_asked(self, key: SessionKey) -> None:
+        """A session that was asked for while it was brought or made has gone to the taker before anybody used it."""
+        epoch, taker = self._asked.pop(key, (0, ""))
+        session = self._sessions.resident(key)
+        if session is not None and session.kept is not None and session.kept.held.epoch == epoch:
+            self._depart(session, MOVED, taker)
 
 
 def _meta_of(

@@ -72,6 +72,10 @@ class StoredModels:
                 metadata={"model": f"models/{name}"},
             )
         model = self._models.adopt(tenant, await asyncio.to_thread(decode_model, content), None)
+        # It may leave memory again, with its sessions, before ``renew`` comes by; and so time after time.
+        until = self._clock() + self._kept_s
+        if await self._store.keep_model(tenant, name, until):
+            self._kept_until[tenant, name] = until
         self._log.info("model_from_store", model=model.resource_name)
         return model
 

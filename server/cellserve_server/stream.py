@@ -322,12 +322,16 @@ class StepStream:
         deletions = await self._queue_deletions(sessions)
         task = asyncio.ensure_future(_all_deleted(deletions))
         self._deletions.add(task)
-        task.add_done_callback(partial(self._note_deleted, answer))
+        task.add_done_callback(partial(self._note_deleted, answer, closed))
 
-    def _note_deleted(self, answer: Outgoing, task: asyncio.Task[None]) -> None:
+    def _note_deleted(self, answer: Answer, closed: stream_pb2.Closed, task: asyncio.Task[None]) -> None:
         self._deletions.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._bug = task.exception()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, CellServeError):
+            closed.status.CopyFrom(self._refused(error))
+            answer.amend(Response(closed=closed))
+        elif error is not None:
+            self._bug = error
         self._mark_ready(answer)
 
     async def _queue_deletions(self, sessions: Sequence[Handle]) -> list[asyncio.Future[None]]:
@@ -341,6 +345,12 @@ class StepStream:
 
 
 async def _all_deleted(deletions: Sequence[asyncio.Future[None]]) -> None:
-    for outcome in await asyncio.gather(*deletions, return_exceptions=True):
-        if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFoundError):
-            raise outcome
+    """Waits for all of them; raises why one of them failed: a bug, if any met one."""
+    outcomes = await asyncio.gather(*deletions, return_exceptions=True)
+    errors = [
+        outcome
+        for outcome in outcomes
+        if isinstance(outcome, BaseException) and not isinstance(outcome, SessionNotFoundError)
+    ]
+    for error in sorted(errors, key=lambda error: isinstance(error, CellServeError)):
+        raise error

@@ -54,6 +54,10 @@ class Answer:
         self.positions = 0
         self.ready = True
 
+    def amend(self, message: stream_pb2.StreamStepsResponse) -> None:
+        """It is another one by now; what it counts for stays."""
+        self._message = message
+
     def take(self, limit_bytes: int) -> tuple[stream_pb2.StreamStepsResponse, bool]:
         """As ``Outgoing.take``."""
         return self._message, True

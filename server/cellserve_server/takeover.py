@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import structlog
 
-from cellserve.errors import CellServeError, ModelChangedError, RecordCorruptError
+from cellserve.errors import (
+    CellServeError,
+    ModelChangedError,
+    QueueFullError,
+    RecordCorruptError,
+    StoreUnavailableError,
+)
 from cellserve.v1 import record_pb2
 from cellserve_server.config import DAY_S
 from cellserve_server.keeper import Outcome
@@ -27,6 +33,7 @@ from cellserve_server.stores.base import Burial, Found, Held, Store, Stored
 ROUNDS = 3
 # How long a damaged record is kept for people to look at.
 DAMAGED_KEPT_S = 7 * DAY_S
+SEATED_AT_ONCE = 128
 
 
 class Takeover:
@@ -96,10 +103,13 @@ class Takeover:
 
     async def _claim(self, wanted: dict[SessionKey, Found], outcomes: dict[SessionKey, Outcome]) -> list[SessionKey]:
         """Claims records and brings their sessions; returns the keys of those that others have claimed meanwhile."""
-        how = await self._ask_holders(wanted)
-        claims = [(key, what.epoch) for key, what in wanted.items()]
+        how = await self._ask_holders(wanted, outcomes)
+        claims = [(key, wanted[key].epoch) for key in how]
         lost: list[SessionKey] = []
-        for (key, _), stored in zip(claims, await self._store.claim(claims, self._peers.owner), strict=True):
+        claimed = await self._store.claim(claims, self._peers.owner)
+        for number, ((key, _), stored) in enumerate(zip(claims, claimed, strict=True)):
+            if number % SEATED_AT_ONCE == SEATED_AT_ONCE - 1:
+                await asyncio.sleep(0)  # Others get their turn between.
             if stored is None:
                 lost.append(key)
                 continue
@@ -110,26 +120,39 @@ class Takeover:
                 outcomes[key] = error
         return lost
 
-    async def _ask_holders(self, wanted: dict[SessionKey, Found]) -> dict[SessionKey, str]:
-        """Asks other replicas to let go; how each record is to be had then, in the words of the metric."""
+    async def _ask_holders(
+        self, wanted: dict[SessionKey, Found], outcomes: dict[SessionKey, Outcome]
+    ) -> dict[SessionKey, str]:
+        """Asks other replicas to let go; how each record is to be had then, in the words of the metric.
+
+        Those are left out that a replica cannot let go which is there and has steps of them that the store has not.
+        """
         held_by: dict[str, list[SessionKey]] = {}
         for key, what in wanted.items():
             holder = address_of(what.owner)
             if holder and holder != self._peers.own:
                 held_by.setdefault(holder, []).append(key)
         answers = await asyncio.gather(
-            *(
-                self._peers.ask_to_release(owner, [(key, wanted[key].epoch) for key in keys])
-                for owner, keys in held_by.items()
-            )
+            *(self._ask_holder(owner, [(key, wanted[key].epoch) for key in keys]) for owner, keys in held_by.items())
         )
         # What this process has sent away itself it wrote before. An earlier one at this address may have ended at once.
         how = {key: "free" if what.owner in ("", self._peers.owner) else "fenced" for key, what in wanted.items()}
-        for (owner, keys), has_answered in zip(held_by.items(), answers, strict=True):
-            self._log.info("takeover", holder=owner, sessions=len(keys), holder_answered=has_answered)
-            if has_answered:
+        for (owner, keys), answer in zip(held_by.items(), answers, strict=True):
+            self._log.info("takeover", holder=owner, sessions=len(keys), holder_answered=answer is True)
+            if isinstance(answer, CellServeError):
+                outcomes.update(dict.fromkeys(keys, answer))
+                for key in keys:
+                    del how[key]
+            elif answer:
                 how.update(dict.fromkeys(keys, "released"))
         return how
+
+    async def _ask_holder(self, owner: str, sessions: Sequence[tuple[SessionKey, int]]) -> bool | CellServeError:
+        """Whether a replica has answered; an error: nothing is to be taken from it."""
+        try:
+            return await self._peers.ask_to_release(owner, sessions)
+        except (StoreUnavailableError, QueueFullError) as error:
+            return error if self._loses_steps else False
 
     async def _seat(self, stored: Stored, *, was_fenced: bool) -> Session:
         """A claimed record as a session in memory."""

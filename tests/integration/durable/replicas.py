@@ -65,7 +65,7 @@ class Replicas:
     def __init__(self, loop: LoopThread, clock: ManualClock, open_store: Callable[[], Store], stack: ExitStack) -> None:
         self.clock = clock
         self.open_store = open_store
-        self._loop = loop
+        self.loop = loop
         self._stack = stack
         self._serials = count(1)
         self.model = ""
@@ -73,7 +73,7 @@ class Replicas:
     def start(self, config: ServerConfig = SYNC, store: Store | None = None) -> RunningApp:
         """Starts a replica."""
         server = self._stack.enter_context(
-            running_app(self._loop, config, self.clock, store or self.open_store(), self._serials)
+            running_app(self.loop, config, self.clock, store or self.open_store(), self._serials)
         )
         if not self.model:
             self.model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH, seed=4).name
@@ -102,6 +102,14 @@ def step(server: RunningApp, number: int, name: str = "s", seed: int = 0, **fiel
     )
     answer: messages.StepResponse = server.stubs.recurrent.Step(request, timeout=RPC_TIMEOUT_S)
     return answer
+
+
+def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
+    """Has a replica take a session from another one as if that did not answer, and do a step."""
+    peers = server.app.keeping._peers
+    server.loop.call(lambda: peers._silent_until.update({victim.address: float("inf")}))
+    step(server, number)
+    server.loop.call(lambda: peers._silent_until.clear())
 
 
 def step_error(server: RunningApp, number: int, name: str = "s", **fields: Any) -> CellServeError:

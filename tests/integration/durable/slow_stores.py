@@ -16,6 +16,7 @@ class SlowStore(FaultyStore):
     Args:
         store: that does the work.
         slow: the operation's name.
+        waits: whether it waits from the beginning.
         answers_late: whether it is done at once, and its answer waits; otherwise it is begun late.
 
     Attributes:
@@ -23,11 +24,12 @@ class SlowStore(FaultyStore):
         goes_on: while it is set nothing waits.
     """
 
-    def __init__(self, store: Store, slow: str, *, answers_late: bool = False) -> None:
+    def __init__(self, store: Store, slow: str, *, answers_late: bool = False, waits: bool = False) -> None:
         super().__init__(store)
         self.reached = asyncio.Event()
         self.goes_on = asyncio.Event()
-        self.goes_on.set()
+        if not waits:
+            self.goes_on.set()
         self._slow = slow
         self._answers_late = answers_late
 

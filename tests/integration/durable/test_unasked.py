@@ -10,17 +10,18 @@ from cellserve.errors import SessionMovedError, StateRolledBackError, StepOutOfO
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
-from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, inputs_of, step, step_error
+from tests.integration.durable.replicas import (
+    ASYNC,
+    SYNC,
+    FaultyStore,
+    Replicas,
+    inputs_of,
+    step,
+    step_error,
+    take_unasked,
+)
 from tests.integration.durable.slow_stores import SlowStore
 from tests.servers import RPC_TIMEOUT_S, RunningApp, error_of_call
-
-
-def take_unasked(server: RunningApp, victim: RunningApp, number: int) -> None:
-    """Has a replica take a session from another one as if that did not answer, and do a step."""
-    peers = server.app.keeping._peers
-    server.loop.call(lambda: peers._silent_until.update({victim.address: float("inf")}))
-    step(server, number)
-    server.loop.call(lambda: peers._silent_until.clear())
 
 
 def read(server: RunningApp) -> int:
@@ -63,6 +64,27 @@ def test_an_old_copy_does_not_deny_a_life_that_began_elsewhere(replicas: Replica
     assert step(first, 0, uid=uid).step_count == 1
 
 
+def test_an_old_copy_does_not_deny_a_life_to_a_request_that_may_have_begun_it(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    take_unasked(second, first, 0)
+    reset = messages.ResetSessionRequest(name="sessions/s", request_id="one")
+    uid = second.stubs.recurrent.ResetSession(reset, timeout=RPC_TIMEOUT_S).session.uid
+    reset = messages.ResetSessionRequest(name="sessions/s", uid=uid, request_id="two")
+    error = error_of_call(lambda: first.stubs.recurrent.ResetSession(reset, timeout=RPC_TIMEOUT_S))
+    assert isinstance(error, SessionMovedError)
+
+
+def test_an_old_copy_does_not_keep_an_id_taken(replicas: Replicas) -> None:
+    first, second = replicas.start(), replicas.start()
+    replicas.create(first)
+    take_unasked(second, first, 0)
+    delete = messages.DeleteSessionRequest(name="sessions/s")
+    second.stubs.recurrent.DeleteSession(delete, timeout=RPC_TIMEOUT_S)
+    assert replicas.create(first).step_count == 0
+    assert step(first, 0).step_count == 1
+
+
 def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Replicas) -> None:
     store = FaultyStore(replicas.open_store())
     server = replicas.start(store=store)
@@ -77,24 +99,23 @@ def test_a_replica_without_its_store_does_not_speak_of_a_step_count(replicas: Re
 
 
 @pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
-def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_after_that(
+def test_a_replica_that_is_asked_for_what_it_is_bringing_lets_it_go_before_it_is_used(
     replicas: Replicas, config: ServerConfig
 ) -> None:
     first = replicas.start(config)
     replicas.create(first)
-    store = first.loop.call(lambda: SlowStore(replicas.open_store(), "claim", answers_late=True))
-    first.loop.call(store.goes_on.clear)
+    store = first.loop.call(lambda: SlowStore(replicas.open_store(), "claim", answers_late=True, waits=True))
     second, third = replicas.start(config, store), replicas.start(config)
     bringing = second.stubs.recurrent.Step.future(_request(0), timeout=RPC_TIMEOUT_S)
     second.loop.run(store.reached.wait())
     # It has claimed the session, and does not know it yet.
-    taking = third.stubs.recurrent.Step.future(_request(1), timeout=RPC_TIMEOUT_S)
-    third.wait_until(lambda: _is_asked(second))
+    assert step(third, 0).step_count == 1
     second.loop.call(store.goes_on.set)
-    counts = [bringing.result().step_count, taking.result().step_count]
-    assert counts == [1, 2]
-    assert isinstance(step_error(second, 2), SessionMovedError)
-    assert step(third, 2).step_count == 3
+    error = error_of_call(bringing.result)
+    assert isinstance(error, SessionMovedError)
+    assert error.metadata["owner"] == third.address
+    assert isinstance(step_error(second, 1), SessionMovedError)
+    assert step(third, 1).step_count == 2
 
 
 def test_why_a_step_was_not_written_is_told(replicas: Replicas) -> None:
@@ -112,10 +133,24 @@ def test_a_replica_that_could_not_write_for_a_moment_is_asked_again(replicas: Re
         replicas.create(first, name)
         step(first, 0, name)
     store.failing.add("write")
-    # It is there, and cannot write: what it has not written is lost, and told.
-    assert isinstance(step_error(second, 1), StateRolledBackError)
+    # It is there, and has steps that the store has not.
+    assert isinstance(step_error(second, 1), StoreUnavailableError)
     store.failing.clear()
-    assert step(second, 1, "t").step_count == 2
+    for name in ("s", "t"):
+        assert step(second, 1, name).step_count == 2
+
+
+def test_a_replica_that_has_given_up_writing_lets_go_of_what_it_has(replicas: Replicas) -> None:
+    store = FaultyStore(replicas.open_store())
+    first, second = replicas.start(replace(ASYNC, flush_interval_ms=10), store), replicas.start(ASYNC)
+    replicas.create(first)
+    store.failing.add("write")
+    step(first, 0)
+    replicas.clock.advance(1)
+    first.wait_until(lambda: first.app.engine.store_refusal is not None)
+    # As after a crash: what was not written is lost, and told.
+    assert isinstance(step_error(second, 1), StateRolledBackError)
+    assert step(second, 0).step_count == 1
 
 
 def test_a_replica_that_is_slow_to_let_one_session_go_is_asked_for_the_others(replicas: Replicas) -> None:
@@ -164,8 +199,3 @@ def _claimed(server: RunningApp, how: str) -> float:
 
 def _request(number: int) -> messages.StepRequest:
     return messages.StepRequest(name="sessions/s", inputs=[tensor_from_array(inputs_of(number))], run_id=number + 100)
-
-
-def _is_asked(server: RunningApp) -> bool:
-    """Whether another replica's question is under way there, beside the step."""
-    return server.app.interceptor.active == 2
