@@ -12,6 +12,7 @@ import structlog
 from cellserve.errors import StoreUnavailableError
 from cellserve.v1 import session_pb2
 from cellserve_server.config import ServerConfig
+from cellserve_server.departures import Departures
 from cellserve_server.flusher import Flusher
 from cellserve_server.keeper import Keeper, MemoryKeeper
 from cellserve_server.metrics import Metrics
@@ -49,6 +50,7 @@ class Keeping:
     Attributes:
         keeper: finds, makes and ends sessions.
         stored: the same, where there is a store; None elsewhere.
+        departures: sends sessions into the store; None: there is none.
         models: the defined models in the store; None: there is none.
         finder: finds models, those in the store too.
     """
@@ -66,12 +68,13 @@ class Keeping:
         on_store: Callable[[bool], Awaitable[None]],
     ) -> None:
         self.stored: StoreKeeper | None = None
+        self.departures: Departures | None = None
         self.models: StoredModels | None = None
         self._config = config
         self._store = store
         self._engine = residents.engine
         self._on_bug = on_bug
-        self._watch = StoreWatch(store, on_store)
+        self._watch = StoreWatch(store, metrics, on_store)
         self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
@@ -91,15 +94,16 @@ class Keeping:
             tombstone_ttl_s=config.tombstone_ttl_s,
             loses_steps=config.durability == "async",
         )
+        self.departures = departures = Departures(store, residents, self._peers, metrics, self._watch, clock)
         self.keeper = self.stored = StoreKeeper(
-            config, store, residents, takeover, self._peers, metrics, self._watch, clock, new_id
+            config, store, residents, takeover, departures, self._peers, metrics, self._watch, clock, new_id
         )
-        self._engine.ownership = Ownership(self.stored.confirm, self._engine.finish, self._engine.fail)
+        self._engine.ownership = Ownership(departures.confirm, self._engine.finish, self._engine.fail)
         if config.durability == "sync":
-            self._engine.writer = StateWriter(store, metrics, self.stored.on_fenced, self.stored.on_doubt, on_bug)
+            self._engine.writer = StateWriter(store, metrics, departures.on_fenced, departures.on_doubt, on_bug)
         else:
             self._engine.lanes.moved = DIRTY
-            self.stored.flusher = Flusher(
+            departures.flusher = Flusher(
                 store,
                 self._engine,
                 config.flush_interval_ms / 1000,
@@ -107,10 +111,10 @@ class Keeping:
                 self._peers,
                 metrics,
                 self._watch,
-                self.stored.on_fenced,
+                departures.on_fenced,
             )
-            self._engine.on_moved = self.stored.flusher.note_change
-            residents.flush = self.stored.flusher.flush
+            self._engine.on_moved = departures.flusher.note_change
+            residents.flush = departures.flusher.flush
 
     async def start(self, own_address: str) -> None:
         """Opens the store.
@@ -124,24 +128,24 @@ class Keeping:
         self._peers.own = own_address
         await self._store.open()
         self._log.info("store", store=self._store.url, **self._said())
-        if self.stored is None:
+        if self.departures is None:
             return
-        if self.stored.flusher is not None:
-            self._begin("flusher", self.stored.flusher.run())
+        if self.departures.flusher is not None:
+            self._begin("flusher", self.departures.flusher.run())
         self._begin("store-upkeep", self._look_after_the_store())
 
     @property
     def durability(self) -> session_pb2.Durability:
         """What becomes of sessions when the server ends."""
-        if self.stored is None:
+        if self.departures is None:
             return session_pb2.DURABILITY_MEMORY
-        return session_pb2.DURABILITY_SYNC if self.stored.flusher is None else session_pb2.DURABILITY_ASYNC
+        return session_pb2.DURABILITY_SYNC if self.departures.flusher is None else session_pb2.DURABILITY_ASYNC
 
     def _said(self) -> dict[str, str]:
         """In one sentence, what a crash of this process loses."""
-        if self.stored is None:
+        if self.departures is None:
             return {"crash_loses": "all sessions: they are in the memory of this process and end with it"}
-        if self.stored.flusher is not None:
+        if self.departures.flusher is not None:
             # Two writes may fail before steps are refused, and a write fails when it has no answer in time.
             lost_s = 2 * (self._config.flush_interval_ms + self._config.store_timeout_ms) / 1000
             interval_s = self._config.flush_interval_ms / 1000
@@ -167,13 +171,13 @@ class Keeping:
         Returns:
             Whether all that was answered is in the store.
         """
-        if self.stored is None:
+        if self.departures is None:
             return True
         try:
             async with asyncio.timeout(timeout_s):
-                await self.stored.release_all()
+                await self.departures.release_all()
         except (StoreUnavailableError, TimeoutError) as error:
-            unwritten = self.stored.unwritten
+            unwritten = self.departures.unwritten
             self._log.error("not_released", error=str(error) or "no time was left", sessions_unwritten=unwritten)
             return not unwritten
         return True

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
 from cellserve.errors import StoreUnavailableError
 from cellserve_server.keys import SessionKey
+from cellserve_server.metrics import Metrics
 from cellserve_server.stores.base import Store
 
 PROBE_S = 0.5
 # No session's: ids have other letters.
 PROBED = SessionKey("", "/")
+
+T = TypeVar("T")
 
 
 class StoreWatch:
@@ -21,14 +26,29 @@ class StoreWatch:
 
     Args:
         store: the store.
+        metrics: told how long operations take, and of those that fail.
         on_change: told whether it answers, when that changes.
     """
 
-    def __init__(self, store: Store, on_change: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, metrics: Metrics, on_change: Callable[[bool], Awaitable[None]]) -> None:
         self._store = store
+        self._metrics = metrics
         self._on_change = on_change
         self._probing: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("cellserve.store_watch")
+
+    async def watched(self, operation: str, do: Callable[[], Awaitable[T]], keys: Sequence[SessionKey]) -> T:
+        """Does an operation of the store that is about these keys, counted and, if it fails, logged."""
+        started = time.perf_counter()
+        try:
+            result = await do()
+        except StoreUnavailableError as error:
+            self._metrics.store_failed(operation)
+            self.note_failure()
+            self._log.warning("store_failed", operation=operation, sessions=len(keys), error=error.message)
+            raise
+        self._metrics.store_seconds(operation, time.perf_counter() - started)
+        return result
 
     def note_failure(self) -> None:
         """An operation has failed."""

@@ -85,7 +85,7 @@ class World:
                 continue
             store.failing.clear()
             store.deaf.clear()
-            flusher = app.keeping.stored and app.keeping.stored.flusher
+            flusher = app.keeping.departures and app.keeping.departures.flusher
             if flusher and self._random.random() < 0.5:
                 with contextlib.suppress(StoreUnavailableError):
                     await flusher.flush()

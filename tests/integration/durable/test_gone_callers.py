@@ -31,10 +31,10 @@ def session_of(server: RunningApp) -> Session:
 
 
 def flusher_of(server: RunningApp) -> Flusher:
-    stored = server.app.keeping.stored
-    assert stored is not None
-    assert stored.flusher is not None
-    return stored.flusher
+    departures = server.app.keeping.departures
+    assert departures is not None
+    assert departures.flusher is not None
+    return departures.flusher
 
 
 def give_up(server: RunningApp, store: SlowStore, call: Coroutine[Any, Any, object]) -> None:

@@ -45,10 +45,10 @@ def metric(server: RunningApp, name: str, **labels: str) -> float:
 
 
 def flusher_of(server: RunningApp) -> Flusher:
-    stored = server.app.keeping.stored
-    assert stored is not None
-    assert stored.flusher is not None
-    return stored.flusher
+    departures = server.app.keeping.departures
+    assert departures is not None
+    assert departures.flusher is not None
+    return departures.flusher
 
 
 def crash(server: RunningApp) -> None:

@@ -32,10 +32,10 @@ def slow_store(replicas: Replicas, operation: str, *, answers_late: bool = False
 
 
 def flusher_of(server: RunningApp) -> Flusher:
-    stored = server.app.keeping.stored
-    assert stored is not None
-    assert stored.flusher is not None
-    return stored.flusher
+    departures = server.app.keeping.departures
+    assert departures is not None
+    assert departures.flusher is not None
+    return departures.flusher
 
 
 def read(server: RunningApp, name: str = "s") -> session_pb2.Session:
