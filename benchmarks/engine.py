@@ -21,9 +21,9 @@ from cellserve.errors import CellServeError
 from cellserve.specs import place_layers
 from cellserve.tensors import Array
 from cellserve_client import rnn
-from cellserve_server.blocks import StepBlock
-from cellserve_server.seats import LIFE, Seats
-from cellserve_server.ticks import Part, commit, gather
+from cellserve_server.engine.blocks import StepBlock
+from cellserve_server.engine.ticks import Part, commit, gather
+from cellserve_server.sessions.seats import LIFE, Seats
 
 CELLS: tuple[tuple[str, CellDescription, int], ...] = (
     ("lstm128", rnn.BasicLSTMCell(128), 128),

@@ -15,7 +15,7 @@ from cellserve.states import unflatten
 from cellserve.tensors import Array
 from cellserve_client import Server, connect, rnn
 from cellserve_server.importers import ImportResult, import_model
-from cellserve_server.weights import parameter_count
+from cellserve_server.models.weights import parameter_count
 from tests.golden_cases import GOLDEN_FOLDER, FrameworkCase, framework_cases, golden_cases
 from tests.servers import server_process
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from cellserve_server.importers import ImportedModel, Settings, pytorch
-from cellserve_server.model_files import write_model
+from cellserve_server.models.model_files import write_model
 from examples.text.network import TextNetwork
 
 DESCRIPTION = "Writes like Jane Austen's Emma: takes a character's id and gives the logits of the next character."

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cellserve_server.cells import build_network
 from cellserve_server.importers import ImportedModel
-from cellserve_server.model_files import CELL_FILE, WEIGHTS_FILE
+from cellserve_server.models.model_files import CELL_FILE, WEIGHTS_FILE
 from examples.text.export import imported_model, write
 from examples.text.network import Settings, TextNetwork, bits_per_character, logits_of, train_network
 from examples.text.text import Novel, load_novel

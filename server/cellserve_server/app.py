@@ -28,23 +28,23 @@ from cellserve.v1 import (
 )
 from cellserve_server.binding import StartError, advertised_address, bind_error, host_port, require_private_or_insecure
 from cellserve_server.config import INT32_MAX, ServerConfig
-from cellserve_server.engine import draining_error
+from cellserve_server.edge.interceptors import RpcInterceptor
+from cellserve_server.edge.model_service import ModelService
+from cellserve_server.edge.peer_service import PeerService
+from cellserve_server.edge.refusals import Refusals
+from cellserve_server.edge.requests import RequestMemory
+from cellserve_server.edge.service import RecurrentService
+from cellserve_server.edge.streams import Streams
+from cellserve_server.engine.engine import draining_error
 from cellserve_server.http.metrics_page import MetricsPage
-from cellserve_server.interceptors import RpcInterceptor
-from cellserve_server.keeping import Keeping
+from cellserve_server.keeping.assembly import Keeping
+from cellserve_server.keeping.operations import SessionOperations
+from cellserve_server.keeping.residents import Residents
 from cellserve_server.metrics import Metrics
-from cellserve_server.model_service import ModelService
-from cellserve_server.model_watch import ModelLoader
-from cellserve_server.models import ModelRepository
-from cellserve_server.operations import SessionOperations
-from cellserve_server.peer_service import PeerService
-from cellserve_server.refusals import Refusals
-from cellserve_server.requests import RequestMemory
-from cellserve_server.residents import Residents
-from cellserve_server.service import RecurrentService
+from cellserve_server.models.model_watch import ModelLoader
+from cellserve_server.models.repository import ModelRepository
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
-from cellserve_server.streams import Streams
 
 SERVICES = (
     recurrent_service_pb2.DESCRIPTOR.services_by_name["RecurrentService"].full_name,

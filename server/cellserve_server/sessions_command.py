@@ -21,9 +21,9 @@ from cellserve.errors import CellServeError
 from cellserve_server import logs
 from cellserve_server.binding import StartError
 from cellserve_server.config import ServerConfig
-from cellserve_server.session_files import SessionFileError
-from cellserve_server.session_moves import Moved, export_sessions, import_sessions
-from cellserve_server.stored_models import KEPT_TTLS
+from cellserve_server.keeping.session_files import SessionFileError
+from cellserve_server.keeping.session_moves import Moved, export_sessions, import_sessions
+from cellserve_server.keeping.stored_models import KEPT_TTLS
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
 

@@ -23,8 +23,8 @@ from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.app import SERVICES
 from cellserve_server.binding import StartError, host_port
 from cellserve_server.config import ServerConfig
-from cellserve_server.model_files import write_model
-from cellserve_server.weights import model_variables
+from cellserve_server.models.model_files import write_model
+from cellserve_server.models.weights import model_variables
 from tests.gates import GatedNetwork
 from tests.integration.edges import create_session, floats, get_session, step_request
 from tests.servers import (

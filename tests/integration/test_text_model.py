@@ -17,7 +17,7 @@ from cellserve_client import Server, Session, connect
 from cellserve_client.cli.sample import main as sample
 from cellserve_client.writing import Alphabet, beam_search, write
 from cellserve_server.cells import Network, build_network
-from cellserve_server.model_files import read_model
+from cellserve_server.models.model_files import read_model
 from examples.text.text import HELD_OUT_CHAPTERS, Novel, TextError, load_novel
 from tests.servers import server_process
 from tests.tools import ROOT

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cellserve_client import connect
-from cellserve_server.model_files import read_model
+from cellserve_server.models.model_files import read_model
 from tests.servers import server_process
 from tests.tools import ROOT
 

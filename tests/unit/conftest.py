@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cellserve_server.config import ServerConfig
-from cellserve_server.models import ModelRepository
+from cellserve_server.models.repository import ModelRepository
 from tests.clocks import ManualClock
 
 

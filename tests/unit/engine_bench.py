@@ -15,14 +15,14 @@ from cellserve.cells import BasicRNNCell
 from cellserve.specs import describe
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
-from cellserve_server.keeper import MemoryKeeper
+from cellserve_server.engine.runs import Run
+from cellserve_server.keeping.keeper import MemoryKeeper
+from cellserve_server.keeping.operations import SessionOperations
+from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
-from cellserve_server.models import LoadedModel, ModelRepository, draft_model
-from cellserve_server.operations import SessionOperations
-from cellserve_server.residents import Birth, Residents
-from cellserve_server.runs import Run
-from cellserve_server.session import Session
+from cellserve_server.models.repository import LoadedModel, ModelRepository, draft_model
+from cellserve_server.sessions.session import Session
 from tests.clocks import ManualClock
 
 UNITS = 3

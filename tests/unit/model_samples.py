@@ -24,9 +24,9 @@ from cellserve.specs import (
 from cellserve.tensors import Array
 from cellserve.v1 import model_pb2
 from cellserve_server.cells import Network, build_network, draw_weights
-from cellserve_server.model_files import write_model
-from cellserve_server.models import LoadedModel, ModelRepository, draft_model
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.model_files import write_model
+from cellserve_server.models.repository import LoadedModel, ModelRepository, draft_model
+from cellserve_server.models.weights import prepare_weights
 
 FLOAT32, FLOAT64, INT32 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int32)
 DEPTH = 3

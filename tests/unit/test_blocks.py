@@ -22,11 +22,11 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve.v1 import stream_pb2
-from cellserve_server import tick_loop
 from cellserve_server.cells import Network
-from cellserve_server.step_submission import StepSubmission
-from cellserve_server.stream_answers import PendingSteps
-from cellserve_server.stream_groups import Group
+from cellserve_server.edge.step_submission import StepSubmission
+from cellserve_server.edge.stream_answers import PendingSteps
+from cellserve_server.edge.stream_groups import Group
+from cellserve_server.engine import tick_loop
 from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
 
 MIB = 1 << 20

@@ -41,7 +41,7 @@ from cellserve.specs import (
 from cellserve.tensors import Array
 from cellserve_server.cells import Network, build_network
 from cellserve_server.cells.ids import vocabulary_size
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.weights import prepare_weights
 from tests.golden_cases import GoldenCase, golden_cases
 from tests.unit.model_samples import DEPTH, FLOAT32, FLOAT64, model, network_of
 

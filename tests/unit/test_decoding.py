@@ -23,11 +23,11 @@ from cellserve.specs import Embedding, ModelDescription
 from cellserve.states import state_to_proto
 from cellserve.tensors import Array, tensor_from_array
 from cellserve.v1 import recurrent_service_pb2, sequence_pb2
-from cellserve_server.columns import StepColumns
 from cellserve_server.config import ServerConfig
-from cellserve_server.decoding import sequence_inputs, state_leaves, step_inputs
-from cellserve_server.encoding import require_answer_fits, sequence_message, step_outputs
-from cellserve_server.fields import (
+from cellserve_server.edge.columns import StepColumns
+from cellserve_server.edge.decoding import sequence_inputs, state_leaves, step_inputs
+from cellserve_server.edge.encoding import require_answer_fits, sequence_message, step_outputs
+from cellserve_server.edge.fields import (
     batch_size_of,
     last_of_page_token,
     output_mode_of,
@@ -40,8 +40,8 @@ from cellserve_server.fields import (
     shown,
     step_number_of,
 )
-from cellserve_server.models import LoadedModel, draft_model
-from cellserve_server.runs import OutputMode, RunResult
+from cellserve_server.engine.runs import OutputMode, RunResult
+from cellserve_server.models.repository import LoadedModel, draft_model
 from tests.unit.model_samples import DEPTH, FLOAT32, bidirectional, model
 
 UNITS = 4

@@ -18,7 +18,7 @@ from cellserve.errors import (
 from cellserve.specs import describe
 from cellserve_server.cells import draw_weights
 from cellserve_server.config import ServerConfig
-from cellserve_server.models import LoadedModel, ModelRepository
+from cellserve_server.models.repository import LoadedModel, ModelRepository
 from tests.clocks import ManualClock
 from tests.unit.model_samples import DAY, FLOAT32, LIMITS, RNN, define, names
 

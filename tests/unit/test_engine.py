@@ -21,9 +21,9 @@ from cellserve.errors import (
 )
 from cellserve.specs import ArraySpec, Bidirectional, ModelDescription
 from cellserve_server.cells import Network
-from cellserve_server.models import draft_model
-from cellserve_server.runs import OutputMode, Run
-from cellserve_server.session import SessionSnapshot
+from cellserve_server.engine.runs import OutputMode, Run
+from cellserve_server.models.repository import draft_model
+from cellserve_server.sessions.session import SessionSnapshot
 from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
 
 

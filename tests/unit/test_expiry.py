@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cellserve_server.expiry import MIN_STALE, ExpiryQueue
+from cellserve_server.sessions.expiry import MIN_STALE, ExpiryQueue
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cellserve.errors import FieldInvalidError
-from cellserve_server.handles import Handles
+from cellserve_server.edge.handles import Handles
 from tests.unit.engine_bench import Bench, drive
 
 MOST = 500

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cellserve.specs import ArraySpec
-from cellserve_server.input_digests import InputDigests
+from cellserve_server.models.input_digests import InputDigests
 
 FLOAT32, INT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.float64)
 SPECS = {

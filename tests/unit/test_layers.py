@@ -19,7 +19,7 @@ from cellserve.specs import (
     describe,
 )
 from cellserve_server.cells import build_network, draw_weights
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.weights import prepare_weights
 from tests.unit.model_samples import DEPTH, FLOAT32, FLOAT64, model, network_of
 
 

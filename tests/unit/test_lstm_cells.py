@@ -12,7 +12,7 @@ from cellserve.specs import describe
 from cellserve.tensors import Array
 from cellserve_server.cells import Network, build_network, draw_weights
 from cellserve_server.cells.activations import activation_for
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.weights import prepare_weights
 from tests.unit.model_samples import DEPTH, FLOAT32, FLOAT64
 
 ROWS, UNITS = 5, 6

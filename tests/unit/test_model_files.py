@@ -18,8 +18,8 @@ from cellserve.errors import (
 from cellserve.tensors import Array
 from cellserve.v1 import model_pb2
 from cellserve_server.cells import draw_weights
-from cellserve_server.model_files import write_model
-from cellserve_server.models import BrokenModel, ModelRepository
+from cellserve_server.models.model_files import write_model
+from cellserve_server.models.repository import BrokenModel, ModelRepository
 from tests.unit.model_samples import LIMITS, RNN, classifier, define, load, put
 
 
@@ -160,7 +160,7 @@ def test_a_model_that_cannot_compute_is_broken(
     def fail(*_: object) -> None:
         raise MemoryError(f"no room in {models_root}")
 
-    monkeypatch.setattr("cellserve_server.loaded_model.build_network", fail)
+    monkeypatch.setattr("cellserve_server.models.loaded_model.build_network", fail)
     models.load_all()
     with pytest.raises(ModelBrokenError, match="m/versions/1: MemoryError while it was loaded; the server's log has"):
         models.resolve("default", "models/m")

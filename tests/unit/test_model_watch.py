@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cellserve.errors import ModelBrokenError
-from cellserve_server.model_files import CELL_FILE, WEIGHTS_FILE
-from cellserve_server.model_watch import FolderWatch, ModelLoader
-from cellserve_server.models import ModelRepository
+from cellserve_server.models.model_files import CELL_FILE, WEIGHTS_FILE
+from cellserve_server.models.model_watch import FolderWatch, ModelLoader
+from cellserve_server.models.repository import ModelRepository
 from tests.unit.model_samples import names, put
 
 

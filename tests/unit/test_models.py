@@ -15,7 +15,7 @@ from cellserve.errors import (
 )
 from cellserve.states import LSTMStateTuple, spec_from_proto
 from cellserve.v1 import model_pb2
-from cellserve_server.models import BrokenModel, LoadedModel, ModelRepository, ModelState
+from cellserve_server.models.repository import BrokenModel, LoadedModel, ModelRepository, ModelState
 from tests.clocks import ManualClock
 from tests.unit.model_samples import LIMITS, RNN, bidirectional, classifier, define, load, names, put
 

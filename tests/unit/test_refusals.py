@@ -12,9 +12,9 @@ from cellserve.errors import (
     QueueFullError,
     QuotaExceededError,
 )
+from cellserve_server.edge.refusals import LOG_INTERVAL_S, Refusals
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import Metrics
-from cellserve_server.refusals import LOG_INTERVAL_S, Refusals
 from tests.clocks import ManualClock
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError, SessionExistsError
-from cellserve_server.requests import RequestMemory
+from cellserve_server.edge.requests import RequestMemory
 from tests.clocks import ManualClock
 
 TENANT = "default"

@@ -9,7 +9,7 @@ import pytest
 
 from cellserve.errors import QueueFullError
 from cellserve_server.config import ServerConfig
-from cellserve_server.run_queue import RunQueue
+from cellserve_server.engine.run_queue import RunQueue
 
 
 def drive(test: Callable[[RunQueue], Awaitable[None]]) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cellserve_server.scheduler import Scheduler
+from cellserve_server.engine.scheduler import Scheduler
 
 STEPS, RUNS = "steps", "runs"
 TestedScheduler = Scheduler[str, str, str]

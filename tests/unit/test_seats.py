@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from cellserve.errors import QuotaExceededError
-from cellserve_server.seats import COLUMNS, FIRST_SEATS, FLAGS, LIFE, PLACE, STEP_COUNT, TTL, Seats, StateBudget
+from cellserve_server.sessions.seats import (
+    COLUMNS,
+    FIRST_SEATS,
+    FLAGS,
+    LIFE,
+    PLACE,
+    STEP_COUNT,
+    TTL,
+    Seats,
+    StateBudget,
+)
 
 FLOAT32 = np.dtype(np.float32)
 

@@ -28,7 +28,13 @@ from cellserve.errors import DtypeMismatchError, FieldInvalidError, InvalidArgum
 from cellserve.specs import ArraySpec, Dense, Embedding, ModelDescription, Standardise, describe
 from cellserve.tensors import Array
 from cellserve_server.cells import build_network, draw_weights
-from cellserve_server.weights import model_variables, parameter_count, prepare_weights, weight_bytes, weights_digest
+from cellserve_server.models.weights import (
+    model_variables,
+    parameter_count,
+    prepare_weights,
+    weight_bytes,
+    weights_digest,
+)
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 STACK = MultiRNNCell([BasicLSTMCell(4), GRUCell(3)])

@@ -23,7 +23,7 @@ from cellserve.errors import FieldInvalidError, ShapeMismatchError
 from cellserve.specs import Bidirectional, describe, model_from_proto, model_to_proto
 from cellserve.tensors import Array
 from cellserve_server.cells import Network, build_network, draw_weights
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.weights import prepare_weights
 from tests.unit.model_samples import DEPTH, FLOAT32, FLOAT64, model, network_of
 
 ROWS = 4

@@ -22,7 +22,7 @@ from cellserve.specs import (
 )
 from cellserve.tensors import Array
 from cellserve_server.importers.base import Assumption, ImportedModel, ImportRefusedError, Settings
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.weights import prepare_weights
 
 FLOATS = ("float32", "float64")
 HALVES = ("float16", "bfloat16", "mixed_float16", "mixed_bfloat16")

@@ -9,11 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cellserve.errors import CellServeError
-from cellserve_server.defined_models import DEFINED_PREFIX
 from cellserve_server.importers import keras, onnx_graph, pytorch, tensorflow1
 from cellserve_server.importers.base import ImportedModel, Importer, ImportRefusedError, Settings
 from cellserve_server.importers.verify import Verification, verify_import
-from cellserve_server.model_files import MODEL_NAME_PATTERN, VERSION_PATTERN, write_model
+from cellserve_server.models.defined_models import DEFINED_PREFIX
+from cellserve_server.models.model_files import MODEL_NAME_PATTERN, VERSION_PATTERN, write_model
 
 IMPORTERS: tuple[Importer, ...] = (keras, pytorch, onnx_graph, tensorflow1)
 KINDS = (

@@ -17,7 +17,7 @@ from cellserve.cells import CellDescription, PlacedCell, place
 from cellserve.specs import ArraySpec, Bidirectional, PlacedLayer, model_to_proto, place_layers
 from cellserve_server.importers.base import Assumption
 from cellserve_server.importers.front import ImportResult
-from cellserve_server.weights import parameter_count, weight_bytes
+from cellserve_server.models.weights import parameter_count, weight_bytes
 
 MAX_IGNORED_SHOWN = 20
 

@@ -10,7 +10,7 @@ from cellserve.specs import place_layers
 from cellserve.tensors import Array
 from cellserve_server.cells import build_network
 from cellserve_server.importers.base import ImportedModel, ReferenceFailedError
-from cellserve_server.weights import prepare_weights
+from cellserve_server.models.weights import prepare_weights
 
 BATCH, TIME = 3, 7
 SEED = 0

@@ -24,10 +24,10 @@ from cellserve.errors import (
 )
 from cellserve.tensors import Array
 from cellserve_server.app import App
+from cellserve_server.engine.runs import Run
 from cellserve_server.keys import SessionKey
-from cellserve_server.models import LoadedModel
-from cellserve_server.runs import Run
-from cellserve_server.session import Origin, SessionSnapshot
+from cellserve_server.models.repository import LoadedModel
+from cellserve_server.sessions.session import Origin, SessionSnapshot
 from tests.clocks import ManualClock
 from tests.integration.durable.replicas import DEPTH, FaultyStore
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cellserve.errors import SessionNotFoundError
-from cellserve_server.flusher import Flusher
+from cellserve_server.keeping.flusher import Flusher
 from cellserve_server.keys import SessionKey
-from cellserve_server.seats import DIRTY, FLAGS
-from cellserve_server.session import Session
+from cellserve_server.sessions.seats import DIRTY, FLAGS
+from cellserve_server.sessions.session import Session
 from tests.integration.durable.replicas import ASYNC, Replicas, step, step_error
 from tests.integration.durable.slow_stores import SlowStore
 from tests.servers import RPC_TIMEOUT_S, RunningApp

@@ -11,8 +11,8 @@ import pytest
 
 from cellserve_server.app import App
 from cellserve_server.config import ServerConfig
-from cellserve_server.models import LoadedModel
-from cellserve_server.seats import FLAGS, LIFE
+from cellserve_server.models.repository import LoadedModel
+from cellserve_server.sessions.seats import FLAGS, LIFE
 from cellserve_server.stores.memory import MemoryStore
 from tests.clocks import ManualClock
 from tests.integration.durable.random_callers import Caller, World

@@ -13,7 +13,7 @@ import structlog
 
 from cellserve.__main__ import main
 from cellserve.v1 import record_pb2
-from cellserve_server.session_files import SessionFileError, read_entries, write_entry, write_header
+from cellserve_server.keeping.session_files import SessionFileError, read_entries, write_entry, write_header
 from cellserve_server.stores.sqlite import SqliteStore
 from tests.clocks import ManualClock
 from tests.integration.durable.replicas import Replicas, output_of, step, uninterrupted

@@ -21,7 +21,7 @@ from cellserve.errors import (
 from cellserve.v1 import model_pb2, session_pb2
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_server.config import ServerConfig
-from cellserve_server.flusher import Flusher
+from cellserve_server.keeping.flusher import Flusher
 from cellserve_server.keys import SessionKey
 from cellserve_server.stores.base import Rewrite, Write
 from tests.integration.durable.replicas import (

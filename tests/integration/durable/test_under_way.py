@@ -13,7 +13,7 @@ from cellserve.errors import SessionNotFoundError, StepOutOfOrderError, StoreUna
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import session_pb2, stream_pb2
 from cellserve_server.config import ServerConfig
-from cellserve_server.flusher import Flusher
+from cellserve_server.keeping.flusher import Flusher
 from cellserve_server.keys import SessionKey
 from tests.integration.durable.replicas import ASYNC, SYNC, FaultyStore, Replicas, step, step_error
 from tests.integration.durable.slow_stores import SlowStore

@@ -21,8 +21,8 @@ from cellserve_server.cells import build_network
 from cellserve_server.importers import ImportedModel, ImportRefusedError, Settings, front, import_model, tensorflow1
 from cellserve_server.importers.base import ReferenceFailedError
 from cellserve_server.importers.verify import verify_import
-from cellserve_server.model_files import read_model
-from cellserve_server.models import ModelRepository
+from cellserve_server.models.model_files import read_model
+from cellserve_server.models.repository import ModelRepository
 from tests.golden_cases import GOLDEN_FOLDER
 from tests.unit.importers.checkpoint_files import save_checkpoint
 from tests.unit.importers.comparing import noise, run
@@ -113,7 +113,7 @@ def test_what_cannot_be_read_or_written(root: Path, monkeypatch: pytest.MonkeyPa
     root.write_text("a file where the folder should be")
     assert "it cannot be listed: Not a directory" in refused(root)
     root.unlink()
-    monkeypatch.setattr("cellserve_server.model_files.os.replace", fail)
+    monkeypatch.setattr("cellserve_server.models.model_files.os.replace", fail)
     with pytest.raises(ImportRefusedError, match="m/1: it cannot be written: Permission denied"):
         import_model(CHECKPOINT, "m", models=root)
     assert list((root / "m").iterdir()) == []

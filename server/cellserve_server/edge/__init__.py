@@ -1,0 +1,1 @@
+"""What clients meet: the RPCs, streams, and how messages become runs and answers."""

@@ -1,0 +1,303 @@
+"""Around every RPC: errors become statuses, all is counted, and nothing new begins while the gate is shut."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+
+from cellserve.errors import (
+    STATUS_DETAILS_KEY,
+    CellServeError,
+    FieldInvalidError,
+    InternalError,
+    QueueFullError,
+    status_of,
+)
+from cellserve_server.edge.refusals import Refusals
+from cellserve_server.incidents import internal_error
+from cellserve_server.metrics import Metrics, RpcMetrics
+
+OWN_SERVICES = "/cellserve."
+PEER_SERVICE = "/cellserve.v1.PeerService/"
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+# Whatever the stubs say of it: grpc's types know the behaviours of its synchronous server only.
+Behaviour: TypeAlias = Any
+
+
+class _Undecodable:
+    """Stands for a request that is no message or too large a one, until there is a context to answer it on."""
+
+    def __init__(self, error: CellServeError) -> None:
+        self.error = error
+
+
+class RpcInterceptor(grpc.aio.ServerInterceptor):
+    """Around all RPCs of a server.
+
+    Args:
+        metrics: told of every RPC and message.
+        refusals: told of every error that an RPC ends with.
+        new_id: makes the ids under which bugs are logged.
+        gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
+            reflection always may.
+        max_rpcs: RPCs of our services under way at once.
+        max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
+        retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
+
+    Attributes:
+        active: RPCs of our services that are under way.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        refusals: Refusals,
+        new_id: Callable[[], str],
+        gate: Callable[[], CellServeError | None],
+        *,
+        max_rpcs: int,
+        max_message_bytes: int,
+        retry_s: float,
+    ) -> None:
+        self.active = 0
+        self.refusals = refusals
+        self._metrics = metrics
+        self._new_id = new_id
+        self._gate = gate
+        self.max_rpcs = max_rpcs
+        self._max_message_bytes = max_message_bytes
+        self._retry_s = retry_s
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._log = structlog.get_logger("cellserve.rpc")
+        self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
+
+    async def wait_idle(self) -> None:
+        """Waits until no RPC of our services is under way."""
+        await self._idle.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        method: str = handler_call_details.method
+        known = self._handlers.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None  # No such method: grpc answers UNIMPLEMENTED.
+        wrapped = self._handlers[method] = self._wrap(method, handler)
+        return wrapped
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        service, _, name = method.removeprefix("/").partition("/")
+        call = _Call(self, method, RpcMetrics(self._metrics, _type_of(handler), service, name))
+        decode = _counting_decoder(handler, call, self._max_message_bytes)
+        encode = _counting_encoder(handler, call)
+        if handler.request_streaming and handler.response_streaming:
+            behaviour = call.streaming(handler.stream_stream)
+            return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
+        if handler.request_streaming:
+            return grpc.stream_unary_rpc_method_handler(call.unary(handler.stream_unary), decode, encode)
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
+        return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
+
+    def enter(self, *, is_for_peers: bool) -> None:
+        """An RPC of our services begins; what other replicas ask for they get even while the gate is shut."""
+        error = None if is_for_peers else self._gate()
+        if error is not None:
+            raise error
+        if self.active >= self.max_rpcs:
+            raise QueueFullError(
+                f"expected at most {self.max_rpcs} RPCs at once (max_concurrent_rpcs); this would be one more",
+                retry_after_s=self._retry_s,
+            )
+        self.active += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """An RPC that entered ends."""
+        self.active -= 1
+        if self.active == 0:
+            self._idle.set()
+
+    def internal(self, method: str, error: Exception) -> InternalError:
+        """Logs a bug of ours and makes what the caller sees of it: an id."""
+        return internal_error(self._log, self._new_id, error, {"method": method})
+
+
+class _Call:
+    """One method's way through the interceptor."""
+
+    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: RpcMetrics) -> None:
+        self.method = method
+        self.metrics = metrics
+        self._interceptor = interceptor
+        self._own = method.startswith(OWN_SERVICES)
+        self._is_for_peers = method.startswith(PEER_SERVICE)
+
+    def unary(self, behaviour: Behaviour) -> Behaviour:
+        """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            async with _Outcome(self, context):
+                return await behaviour(_decoded(request), context)
+
+        return wrapped
+
+    def streaming(self, behaviour: Behaviour) -> Behaviour:
+        """Wraps a behaviour that gives many answers."""
+        if not inspect.isasyncgenfunction(behaviour):
+            return self.unary(behaviour)
+
+        async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with _Outcome(self, context):
+                async for answer in behaviour(_decoded(request), context):
+                    yield answer
+
+        return wrapped
+
+    def enter(self) -> bool:
+        """Begins; whether ``leave`` is due."""
+        self.metrics.started.count += 1
+        if self._own:
+            self._interceptor.enter(is_for_peers=self._is_for_peers)
+        return self._own
+
+    def leave(self) -> None:
+        self._interceptor.leave()
+
+    def refused(self, error: CellServeError) -> None:
+        self._interceptor.refusals.note(error)
+
+    def internal(self, error: Exception) -> InternalError:
+        return self._interceptor.internal(self.method, error)
+
+
+class _Outcome:
+    """Turns how an RPC ended into a status and counts it."""
+
+    def __init__(self, call: _Call, context: Context) -> None:
+        self._call = call
+        self._context = context
+        self._entered = False
+        self._started = time.perf_counter()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._entered = self._call.enter()
+        except CellServeError as error:
+            await self.__aexit__(type(error), error, None)
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._entered:
+            self._call.leave()
+        seconds = time.perf_counter() - self._started
+        self._call.metrics.handled(_go_name(self._code(error)), seconds)
+        if isinstance(error, CellServeError):
+            await self._abort(error)
+        elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
+            await self._abort(self._call.internal(error))
+
+    def _code(self, error: BaseException | None) -> grpc.StatusCode:
+        if error is None:
+            return grpc.StatusCode.OK
+        if isinstance(error, CellServeError):
+            return error.code
+        if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+            # grpc cancels the task both when the caller goes and when its time is over.
+            over = self._context.time_remaining() == 0
+            return grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
+        if isinstance(error, grpc.aio.BaseError):
+            # The behaviour ended the RPC on its own, as the health service does.
+            return _code_of(self._context)
+        return grpc.StatusCode.INTERNAL
+
+    async def _abort(self, error: CellServeError) -> None:
+        self._call.refused(error)
+        status = status_of(error)  # Its message is cut to what a header takes.
+        await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+
+
+def _decoded(request: Any) -> Any:
+    """The request, or the error that its bytes are; requests that come as a stream are looked at one by one."""
+    if isinstance(request, _Undecodable):
+        raise request.error
+    return _decoded_each(request) if hasattr(request, "__aiter__") else request
+
+
+async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        if isinstance(request, _Undecodable):
+            raise request.error
+        yield request
+
+
+def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable[[bytes], Any]:
+    decode, received = handler.request_deserializer, call.metrics.received
+
+    def decoder(data: bytes) -> Any:
+        received.count += 1
+        # An error that is raised here would reach the caller as UNKNOWN.
+        if len(data) > max_bytes:
+            words = f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}"
+            return _Undecodable(FieldInvalidError(words, metadata={"max_message_bytes": str(max_bytes)}))
+        try:
+            return data if decode is None else decode(data)
+        except DecodeError:
+            words = f"request: the bytes are not the message that {call.method} takes"
+            return _Undecodable(FieldInvalidError(words))
+
+    return decoder
+
+
+def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:
+    encode, sent = handler.response_serializer, call.metrics.sent
+
+    def encoder(message: Any) -> bytes:
+        sent.count += 1
+        data: bytes = message if encode is None else encode(message)
+        return data
+
+    return encoder
+
+
+def _type_of(handler: Handler) -> str:
+    """What go-grpc-prometheus calls the kind of a method."""
+    if handler.request_streaming and handler.response_streaming:
+        return "bidi_stream"
+    if handler.request_streaming:
+        return "client_stream"
+    return "server_stream" if handler.response_streaming else "unary"
+
+
+def _go_name(code: grpc.StatusCode) -> str:
+    """The code as grpc's Go library writes it, which dashboards know: ``InvalidArgument``, ``Canceled``."""
+    if code is grpc.StatusCode.OK:
+        return "OK"
+    if code is grpc.StatusCode.CANCELLED:
+        return "Canceled"
+    return code.name.title().replace("_", "")
+
+
+def _code_of(context: Context) -> grpc.StatusCode:
+    """The code that a behaviour set on its context."""
+    code: Any = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code
+    for known in grpc.StatusCode:
+        if known.value[0] == code:
+            return known
+    return grpc.StatusCode.UNKNOWN

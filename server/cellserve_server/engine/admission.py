@@ -1,0 +1,68 @@
+"""Whether a run may begin: checked when its turn comes, not when it arrives."""
+
+from __future__ import annotations
+
+from cellserve.errors import DeadlineExceededError, StateRolledBackError, StepOutOfOrderError
+from cellserve_server.engine.runs import Run
+from cellserve_server.sessions.session import LastRun, Session
+
+
+def check_alive(run: Run, now: float) -> None:
+    """Checks that somebody still waits for the run.
+
+    Raises:
+        CellServeError: the run was taken back, or refused while it waited.
+        DeadlineExceededError: its deadline has passed.
+    """
+    if run.refusal is not None:
+        raise run.refusal
+    if run.deadline is not None and run.deadline <= now:
+        raise too_late_error()
+
+
+def too_late_error() -> DeadlineExceededError:
+    """What a run is told whose deadline has passed."""
+    return DeadlineExceededError("the deadline passed before the run was done; nothing was applied")
+
+
+def is_repeat(run: Run, session: Session) -> bool:
+    """Whether the run is the session's last one again; if it is not, checks that it was made for this step.
+
+    A repeat has the run_id, the first step, the length and the inputs of the last run.
+
+    Raises:
+        StepOutOfOrderError: the run expected another step count, or its run_id is that of a different run.
+        StateRolledBackError: the run expected steps that a crash has lost.
+    """
+    last = session.last_run
+    same_id = last is not None and run.run_id != 0 and run.run_id == last.run_id
+    if last is not None and same_id:
+        first_step = last.first_step if run.expected_step is None else run.expected_step
+        if last == LastRun(run.run_id, first_step, run.steps, run.input_digest):
+            return True
+    elif run.expected_step is None or run.expected_step == session.step_count:
+        return False
+    if _is_ahead(run, session):
+        raise StateRolledBackError(
+            f"sessions/{session.key.id}: steps that were answered were not in the store when the server that had it "
+            f"went; it is back at step {session.step_count} and the run expected {run.expected_step}: feed it again "
+            "from there",
+            metadata={
+                "session": session.key.id,
+                "expected_step": str(run.expected_step),
+                "step_count": str(session.step_count),
+            },
+        )
+    expected = "any" if run.expected_step is None else str(run.expected_step)
+    note = "; its run_id is that of the last run, with another first step, length or inputs" if same_id else ""
+    raise StepOutOfOrderError(
+        f"expected_step: sessions/{session.key.id} has applied {session.step_count} steps; "
+        f"the run expected {expected}{note}",
+        metadata={"session": session.key.id, "expected_step": expected, "step_count": str(session.step_count)},
+    )
+
+
+def _is_ahead(run: Run, session: Session) -> bool:
+    """Whether a run knows of steps that were answered and lost: nothing was applied since the session was recovered."""
+    recovered_at = -1 if session.kept is None else session.kept.recovered_at
+    return run.expected_step is not None and run.expected_step > session.step_count == recovered_at
