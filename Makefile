@@ -33,7 +33,7 @@ fleet: $(ENVIRONMENT)  ## Redis, two replicas and nginx on this machine, without
 	@exec $(BIN)/python -m deploy.fleet $(FLEET)
 
 test: $(ENVIRONMENT)  ## The fast tests, in under 90 seconds
-	@$(BIN)/python -m pytest tests -m "not slow and not torch and not onnxruntime"
+	@$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow and not torch and not onnxruntime"
 
 test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(TORCH) $(ONNX)  ## The others: fresh installs, version ranges, stubs anew, beside the frameworks
 	@$(BIN)/python -m pytest tests -m "slow and not torch and not onnxruntime"
