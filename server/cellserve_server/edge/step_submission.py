@@ -83,6 +83,8 @@ class StepSubmission:
         """
         if not self._engine.is_serving:
             return NOBODY  # Their steps are refused anyway; a server that stops brings nothing more.
+        if not self._operations.keeper.may_depart:
+            return NOBODY
         sessions = self._operations.sessions
         wanted: dict[int, Handle] = {}
         for handle in group.absent(handles):

@@ -20,7 +20,7 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.edge.encoding import ANSWER_OVERHEAD_BYTES, duration_of
 from cellserve_server.edge.handles import Handle
 from cellserve_server.edge.refusals import Refusals
-from cellserve_server.edge.step_submission import NOBODY, StepSubmission
+from cellserve_server.edge.step_submission import StepSubmission
 from cellserve_server.edge.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.edge.stream_groups import Group, Groups
 from cellserve_server.engine.engine import draining_error
@@ -234,9 +234,7 @@ class StepStream:
             if count == 1 and (stepped := self._submission.at_once(group, request, inputs)) is not None:
                 await self._answer_at_once(Response(stepped=stepped))
                 return
-            absent = (
-                await self._submission.bring_back(group, request.handles) if self._operations.may_depart else NOBODY
-            )
+            absent = await self._submission.bring_back(group, request.handles)
             await self._wait_for_room(group, count)
         except CellServeError as error:
             stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=self._refused(error))

@@ -69,7 +69,8 @@ class Keeping:
     ) -> None:
         self.stored: StoreKeeper | None = None
         self.departures: Departures | None = None
-        self.models: StoredModels | None = None
+        self.models = None if store.is_volatile else StoredModels(store, models, config.max_ttl_s, clock)
+        self.finder = ModelFinder(models, self.models)
         self._config = config
         self._store = store
         self._engine = residents.engine
@@ -78,12 +79,9 @@ class Keeping:
         self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
-        self.finder = ModelFinder(models, None)
         if store.is_volatile:
             self.keeper: Keeper = MemoryKeeper(residents, metrics)
             return
-        self.models = StoredModels(store, models, config.max_ttl_s, clock)
-        self.finder = ModelFinder(models, self.models)
         takeover = Takeover(
             store,
             residents,

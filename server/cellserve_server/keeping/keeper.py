@@ -17,7 +17,13 @@ Outcome: TypeAlias = Session | CellServeError
 
 
 class Keeper(Protocol):
-    """Finds, makes and ends sessions, wherever they are. Whoever changes a session's life holds it meanwhile."""
+    """Finds, makes and ends sessions, wherever they are. Whoever changes a session's life holds it meanwhile.
+
+    Attributes:
+        may_depart: whether sessions that live may leave memory.
+    """
+
+    may_depart: bool
 
     async def find(self, wanted: Sequence[tuple[SessionKey, str]], *, sure: bool = False) -> list[Outcome]:
         """The sessions of these keys, in memory from now on, each key once.
@@ -77,6 +83,7 @@ class MemoryKeeper:
     """
 
     def __init__(self, residents: Residents, metrics: Metrics) -> None:
+        self.may_depart = False
         self._residents = residents
         self._sessions = residents.sessions
         self._metrics = metrics

@@ -1,4 +1,4 @@
-"""What the store gets of a session that begins a life: by being made, reset or set."""
+"""What the store gets of a session that begins a life, by being made, reset or set, and of one that has ended."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from cellserve.tensors import Array
 from cellserve.v1 import record_pb2
 from cellserve_server.models.repository import LoadedModel
-from cellserve_server.sessions.records import encode_states
+from cellserve_server.sessions.records import encode_meta, encode_states
 from cellserve_server.sessions.seats import COLUMNS, EXPIRE, STEP_COUNT
-from cellserve_server.sessions.session import Origin
+from cellserve_server.sessions.session import NO_ORIGIN, Origin
 
 
 def meta_of(
@@ -44,3 +44,12 @@ def first_state(
         leaves = [np.zeros((rows, size), model.description.dtype) for size in model.leaf_sizes]
     (state,) = encode_states(record, leaves, rows)
     return state
+
+
+def tombstone_of(uid: str, ended: str, origin: Origin = NO_ORIGIN) -> bytes:
+    """What takes the place of a life that has ended: why, and by which request."""
+    return encode_meta(
+        record_pb2.SessionRecord(
+            uid=uid, ended=ended, request_id=origin.request_id, request_fingerprint=origin.fingerprint
+        )
+    )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from cellserve.errors import CellServeError, SessionExistsError, SessionNotFoundError
 from cellserve.tensors import Array
 from cellserve_server.engine.engine import Engine, draining_error
-from cellserve_server.keeping.keeper import Keeper, MemoryKeeper, Outcome
+from cellserve_server.keeping.keeper import Keeper, Outcome
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keeping.unbroken import unbroken
 from cellserve_server.keys import SessionKey
@@ -29,14 +29,12 @@ class SessionOperations:
         sessions: the sessions in memory.
         engine: steps them.
         keeper: as given.
-        may_depart: whether sessions that live may leave memory.
     """
 
     def __init__(self, residents: Residents, keeper: Keeper, new_id: Callable[[], str], default_ttl_s: float) -> None:
         self.sessions: SessionTable = residents.sessions
         self.engine: Engine = residents.engine
         self.keeper = keeper
-        self.may_depart = not isinstance(keeper, MemoryKeeper)
         self._new_id = new_id
         self._default_ttl_s = default_ttl_s
 

@@ -87,7 +87,6 @@ class Residents:
     ) -> None:
         self.sessions = SessionTable(config, clock, new_id, self._release)
         self.engine = Engine(config, self.sessions, metrics, clock, new_id)
-        self._config = config
         self._models = models
         self._metrics = metrics
         self._clock = clock
@@ -152,7 +151,7 @@ class Residents:
 
     def _evict(self, birth: Birth, spared: int, *, is_soft: bool) -> None:
         least = len(self.sessions) // EVICTED_SHARE
-        for number, session in enumerate(self.engine.lanes.idlest(len(self.sessions), spared)):
+        for number, session in enumerate(self.engine.lanes.idlest(spared)):
             if number >= least and self.sessions.has_room(birth.state_bytes, is_soft=is_soft):
                 return
             self.sessions.depart(session, EVICTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -11,7 +11,7 @@ from cellserve.v1 import record_pb2
 from cellserve_server.engine.state_writer import GRACE_S
 from cellserve_server.keeping.session_files import SessionFileError, read_entries, write_entry, write_header
 from cellserve_server.keys import SessionKey
-from cellserve_server.sessions.records import decode_meta, numbers_of
+from cellserve_server.sessions.records import decode_meta, newest_numbers
 from cellserve_server.stores.base import Draft, Store, Stored
 
 RECORDS_AT_ONCE = 500
@@ -76,7 +76,7 @@ async def _export(
     key = stored.key
     try:
         meta = decode_meta(stored.meta)
-        expire_time = _expire_time_of(stored.states)
+        expire_time = newest_numbers(stored.states).expire_time
     except RecordCorruptError:
         moved.damaged.append(key.id)
         return
@@ -156,7 +156,9 @@ def _draft_of(session: record_pb2.ExportedSession, now: float, moved: Moved) -> 
     states = tuple(session.states)
     try:
         decode_meta(session.record)
-        expire_time = _expire_time_of(states)
+        if len(states) != len(PLACES):
+            raise RecordCorruptError("the session's record has no two places for its state")
+        expire_time = newest_numbers(states).expire_time
     except RecordCorruptError:
         moved.damaged.append(session.id)
         return None
@@ -177,15 +179,3 @@ async def _create(store: Store, drafts: list[Draft], moved: Moved) -> None:
             moved.taken.append(draft.key.id)
         else:
             moved.sessions += 1
-
-
-def _expire_time_of(states: Sequence[bytes]) -> float:
-    """When a session expires, unix seconds.
-
-    Raises:
-        RecordCorruptError: its states are damaged, or there is none.
-    """
-    there = [numbers_of(state) for state in states if state]
-    if not there or len(states) != len(PLACES):
-        raise RecordCorruptError("the session's record has no state")
-    return max(there).expire_time

@@ -6,16 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-import structlog
-
 from cellserve.errors import CellServeError, RecordCorruptError, StoreUnavailableError
 from cellserve.tensors import Array
-from cellserve.v1 import record_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine.state_writer import GRACE_S
 from cellserve_server.keeping.departures import Departures
 from cellserve_server.keeping.keeper import Outcome
-from cellserve_server.keeping.new_lives import first_state, meta_of
+from cellserve_server.keeping.new_lives import first_state, meta_of, tombstone_of
 from cellserve_server.keeping.peers import Peers
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keeping.store_watch import StoreWatch
@@ -58,11 +55,11 @@ class StoreKeeper:
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
+        self.may_depart = True
         self._config = config
         self._store = store
         self._residents = residents
         self._sessions = residents.sessions
-        self._engine = residents.engine
         self._takeover = takeover
         self._departures = departures
         self._peers = peers
@@ -73,7 +70,6 @@ class StoreKeeper:
         self._listing = StoredListing(store, self._sessions, clock)
         self._changing: dict[SessionKey, asyncio.Future[None]] = {}
         self._asked: dict[SessionKey, tuple[int, str]] = {}  # of those that change: the epoch and the taker
-        self._log = structlog.get_logger("cellserve.keeper")
 
     # --- as of Keeper ------------------------------------------------------------------------------------------------
 
@@ -130,13 +126,7 @@ class StoreKeeper:
     async def bury(self, session: Session, origin: Origin) -> None:
         """As ``Keeper.bury``."""
         assert session.kept is not None, "sessions of a server with a store have a record there"
-        meta = record_pb2.SessionRecord(
-            uid=session.uid,
-            ended="deleted",
-            request_id=origin.request_id,
-            request_fingerprint=origin.fingerprint,
-        )
-        kept, tombstone = session.kept, encode_meta(meta)
+        kept, tombstone = session.kept, tombstone_of(session.uid, "deleted", origin)
         until = self._clock() + self._config.tombstone_ttl_s
 
         def change() -> Awaitable[list[bool]]:
@@ -237,8 +227,7 @@ class StoreKeeper:
 
     async def _take_back(self, uid: str, held: Held) -> None:
         """There was no room for a session that the store has already."""
-        tombstone = encode_meta(record_pb2.SessionRecord(uid=uid, ended="unknown"))
-        await self._store.bury([Burial(held.ref, held.epoch, tombstone, self._clock())])
+        await self._store.bury([Burial(*held, tombstone_of(uid, "unknown"), self._clock())])
 
     async def _change(self, session: Session, operation: str, change: Callable[[], Awaitable[list[bool]]]) -> None:
         """Changes a session's record, or sends the session away and raises why."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from cellserve.errors import RecordCorruptError
-from cellserve_server.sessions.records import decode_meta, numbers_of
+from cellserve_server.sessions.records import decode_meta, newest_numbers
 from cellserve_server.sessions.session import SessionSnapshot
 from cellserve_server.sessions.table import SessionTable
 from cellserve_server.stores.base import Store, Stored
@@ -69,8 +69,8 @@ class StoredListing:
             return session.snapshot()
         try:
             meta = decode_meta(stored.meta)
-            numbers = max(numbers_of(state) for state in stored.states if state)
-        except (RecordCorruptError, ValueError) as error:  # ValueError: it has no state.
+            numbers = newest_numbers(stored.states)
+        except RecordCorruptError as error:
             self._log.warning("record_unreadable", session=stored.key.id, tenant=stored.key.tenant, error=str(error))
             return None
         if numbers.expire_time <= self._clock():

@@ -19,12 +19,13 @@ from cellserve.v1 import record_pb2
 from cellserve_server.config import DAY_S
 from cellserve_server.keeping.keeper import Outcome
 from cellserve_server.keeping.model_finder import ModelFinder
+from cellserve_server.keeping.new_lives import tombstone_of
 from cellserve_server.keeping.peers import Peers, address_of
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models.repository import LoadedModel
-from cellserve_server.sessions.records import StoredState, decode_meta, decode_state, encode_meta
+from cellserve_server.sessions.records import StoredState, decode_meta, decode_state
 from cellserve_server.sessions.session import Kept, LastRun, Origin, Session
 from cellserve_server.sessions.table import CORRUPT
 from cellserve_server.stores.base import Burial, Found, Held, Store, Stored
@@ -231,13 +232,11 @@ class Takeover:
 
     async def _set_aside(self, stored: Stored, error: RecordCorruptError) -> CellServeError:
         self._log.error("record_corrupt", session=stored.key.id, tenant=stored.key.tenant, error=error.message)
-        tombstone = encode_meta(record_pb2.SessionRecord(ended=CORRUPT))
-        burial = Burial(stored.ref, stored.epoch, tombstone, self._clock() + DAMAGED_KEPT_S)
+        burial = Burial(stored.ref, stored.epoch, tombstone_of("", CORRUPT), self._clock() + DAMAGED_KEPT_S)
         await self._store.set_aside([burial])
         return self._sessions.ending_error(stored.key, "", CORRUPT)
 
     async def _expired(self, stored: Stored, uid: str) -> CellServeError:
-        tombstone = encode_meta(record_pb2.SessionRecord(uid=uid, ended="expired"))
-        burial = Burial(stored.ref, stored.epoch, tombstone, self._clock() + self._tombstone_ttl_s)
+        burial = Burial(stored.ref, stored.epoch, tombstone_of(uid, "expired"), self._clock() + self._tombstone_ttl_s)
         await self._store.bury([burial])
         return self._sessions.ending_error(stored.key, uid, "expired")

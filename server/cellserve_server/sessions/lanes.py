@@ -108,21 +108,16 @@ class LaneTable:
         """The seats of all models."""
         return [seats for lane in self._lanes.values() for seats in lane.tables()]
 
-    def idlest(self, count: int, spared: int) -> list[Session]:
-        """The sessions that do nothing, and that the store has as they are: those used longest ago first, so many.
+    def idlest(self, spared: int) -> list[Session]:
+        """The sessions that do nothing, and that the store has as they are: those used longest ago first.
 
         Args:
             spared: as of ``Seats.idle``.
         """
         idle = [(seats, *seats.idle(spared)) for seats in self.tables()]
         used = np.concatenate([times for _, _, times in idle] or [np.empty(0)])
-        if count < len(used):
-            chosen = np.argpartition(used, count)[:count]
-            chosen = chosen[np.argsort(used[chosen])]
-        else:
-            chosen = np.argsort(used)
         found = [seats.occupants[seat] for seats, places, _ in idle for seat in places.tolist()]
-        return [session for place in chosen.tolist() if (session := found[place]) is not None]
+        return [session for place in np.argsort(used).tolist() if (session := found[place]) is not None]
 
     def slab_bytes(self) -> int:
         """The bytes of all states, free places too. May be called by another thread."""

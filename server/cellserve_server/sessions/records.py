@@ -108,6 +108,18 @@ def numbers_of(data: bytes) -> StateNumbers:
     return _numbers(_body(STATE, data, "state"))
 
 
+def newest_numbers(states: Sequence[bytes]) -> StateNumbers:
+    """What is known of a record's state: of its two states the one with the higher step count.
+
+    Raises:
+        RecordCorruptError: as of ``decode_state``; or there is none.
+    """
+    there = [numbers_of(state) for state in states if state]
+    if not there:
+        raise RecordCorruptError("the session's record has no state")
+    return max(there)
+
+
 def _numbers(body: bytes) -> StateNumbers:
     if len(body) < _NUMBERS.size:
         raise RecordCorruptError("the session's state was cut short")

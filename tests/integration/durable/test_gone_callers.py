@@ -74,11 +74,11 @@ def test_what_is_on_its_way_to_the_store_stays_in_memory(replicas: Replicas, fai
     server.loop.call(store.goes_on.clear)
     flush = server.loop.begin(flusher_of(server).flush())
     server.loop.run(store.reached.wait())
-    assert server.loop.call(lambda: server.app.engine.lanes.idlest(10, 0)) == []
+    assert server.loop.call(lambda: server.app.engine.lanes.idlest(0)) == []
     store.failing.update({"write"} if fails else set())
     server.loop.call(store.goes_on.set)
     assert (flush.exception(RPC_TIMEOUT_S) is not None) == fails
-    assert len(server.loop.call(lambda: server.app.engine.lanes.idlest(10, 0))) == (0 if fails else 1)
+    assert len(server.loop.call(lambda: server.app.engine.lanes.idlest(0))) == (0 if fails else 1)
 
 
 def test_a_flush_that_nobody_waits_for_knows_what_became_of_it(replicas: Replicas) -> None:
