@@ -109,8 +109,9 @@ def links_of(span: ReadableSpan) -> list[int]:
 
 def context_of(span: ReadableSpan) -> SpanContext:
     """Its ids."""
-    assert span.context is not None
-    return span.context
+    context: SpanContext | None = span.context
+    assert context is not None
+    return context
 
 
 def times_of(span: ReadableSpan) -> tuple[int, int]:
