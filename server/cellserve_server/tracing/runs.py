@@ -12,6 +12,9 @@ from cellserve_server.sessions.session import Session
 from cellserve_server.tick_times import TickTimes
 from cellserve_server.tracing.spans import Spans
 
+# A long sequence takes hundreds of ticks, which are much alike: so many are told of.
+MAX_TICKS_TOLD = 64
+
 
 class RunTrace:
     """The span of one run, or of one position of a block, from its submission to its answer.
@@ -31,7 +34,7 @@ class RunTrace:
         self._spans = spans
         self._durability = durability
         self._span: Span = spans.begin("cellserve.run", context, kind, {}, began)
-        self._was_taken = False
+        self._ticks = 0
         self.is_sampled = self._span.is_recording()
 
     def describe(self, model: LoadedModel, session: Session | None, rows: int, steps: int) -> None:
@@ -46,6 +49,11 @@ class RunTrace:
         """As ``describe``."""
         self.describe(run.model, run.session, run.rows, run.steps)
 
+    def takes_part(self) -> bool:
+        """It is part of one more tick; whether that is to be told."""
+        self._ticks += 1
+        return self._ticks <= MAX_TICKS_TOLD
+
     def ticked(self, tick: Span, times: TickTimes, arrived: float) -> None:
         """A tick has moved it on.
 
@@ -54,9 +62,8 @@ class RunTrace:
             times: the tick's.
             arrived: when the run was submitted, on ``time.perf_counter``.
         """
-        if not self._was_taken and arrived < times.began:
+        if self._ticks == 1 and arrived < times.began:
             self._spans.add(self._span, "cellserve.queue", arrived, times.began)
-        self._was_taken = True
         step = self._spans.add(self._span, "cellserve.step", times.began, times.computed, link=tick.get_span_context())
         tick.add_link(step.get_span_context())
 
@@ -66,6 +73,7 @@ class RunTrace:
 
     def end(self, error: CellServeError | None, at_ns: int) -> None:
         """It is answered, or has failed."""
+        self._span.set_attribute("cellserve.ticks", self._ticks)
         if error is not None:
             self._span.set_attribute("error.type", error.reason or error.code.name)
             self._span.set_status(StatusCode.ERROR)

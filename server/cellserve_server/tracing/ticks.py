@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cellserve.tensors import Array
 from cellserve_server.engine.observing import ChunkTick, LoneStep, StepTick
@@ -39,9 +39,9 @@ class TickTracer:
         for part in tick.batch.parts:
             if part.block.traces:
                 taken = set(part.block.positions[part.steps].tolist())
-                traces = (trace for position, trace in part.block.traces.items() if position in taken)
-                traced += [(trace, part.block.arrived) for trace in traces if isinstance(trace, RunTrace)]
-        traced += _traced(tick.batch.runs)
+                traces = [trace for position, trace in part.block.traces.items() if position in taken]
+                traced += _to_tell(traces, part.block.arrived)
+        traced += _to_tell_of(tick.batch.runs)
         if not traced:
             return
         steps = len(tick.step_counts)
@@ -53,7 +53,7 @@ class TickTracer:
     def chunk_computed(self, tick: ChunkTick) -> None:
         """As of ``TickObserver``."""
         runs = tick.chunk.runs
-        if traced := _traced(runs):
+        if traced := _to_tell_of(runs):
             rows = sum(run.rows for run in runs)
             self._tell(traced, tick.lane.model, tick.times, rows=rows, steps=tick.chunk.steps, runs=len(runs))
 
@@ -72,7 +72,7 @@ class TickTracer:
         lone = self._last_lone()
         rows, times = lone.session.rows, lone.times
         trace.describe(lone.lane.model, lone.session, rows, 1)
-        self._tell([(trace, times.arrived)], lone.lane.model, times, rows=rows, steps=1, runs=1, at_once=True)
+        self._tell(_to_tell([trace], times.arrived), lone.lane.model, times, rows=rows, steps=1, runs=1, at_once=True)
         trace.committed(times.computed, times.scattered)
 
     def _last_lone(self) -> LoneStep:
@@ -114,5 +114,9 @@ class TickTracer:
         tick.end(self._spans.at_ns(times.encoded))
 
 
-def _traced(runs: Sequence[Run]) -> list[Traced]:
-    return [(run.trace, run.arrived) for run in runs if isinstance(run.trace, RunTrace)]
+def _to_tell_of(runs: Sequence[Run]) -> list[Traced]:
+    return [traced for run in runs if run.trace is not None for traced in _to_tell([run.trace], run.arrived)]
+
+
+def _to_tell(traces: Iterable[object], arrived: float) -> list[Traced]:
+    return [(trace, arrived) for trace in traces if isinstance(trace, RunTrace) and trace.takes_part()]

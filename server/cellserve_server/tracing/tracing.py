@@ -24,7 +24,7 @@ from cellserve_server.tracing.steps import StepsTrace
 from cellserve_server.tracing.ticks import TickTracer
 
 # Positions of one Steps whose traces are looked at: spans cost many times what a step does.
-MAX_TRACED_POSITIONS = 64
+MAX_TRACED_POSITIONS = 32
 # How long the end of the server waits for the last spans to be exported.
 FLUSH_S = 5.0
 

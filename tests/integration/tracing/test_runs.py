@@ -14,6 +14,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from cellserve.cells import BasicLSTMCell
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import sequence_pb2, stream_pb2
+from cellserve_server.tracing.runs import MAX_TICKS_TOLD
+from cellserve_server.tracing.tracing import MAX_TRACED_POSITIONS
 from tests.gates import GatedNetwork
 from tests.integration.edges import DEPTH, UNITS, bidirectional_spec, create_session, floats
 from tests.integration.stream_client import StreamClient, step_inputs
@@ -88,6 +90,7 @@ def test_a_step_is_a_part_of_its_callers_trace(loop_thread: LoopThread, at_once_
         "cellserve.session.id": "s",
         "cellserve.rows": 1,
         "cellserve.steps": 1,
+        "cellserve.ticks": 1,
     }
     waited = [] if at_once_us else ["cellserve.queue"]
     assert names(children(spans, run)) == [*waited, "cellserve.step", "cellserve.commit"]
@@ -115,6 +118,18 @@ def test_a_sequence_has_a_part_for_each_of_its_ticks(loop_thread: LoopThread) ->
         require_linked([part], tick)
     assert sum(int(str(attributes_of(tick)["cellserve.steps"])) for tick in ticks) == 10
     assert len({context_of(tick).trace_id for tick in ticks}) == len(ticks)
+    assert attributes_of(run)["cellserve.ticks"] == len(ticks)
+
+
+def test_a_long_sequence_tells_of_its_first_ticks(loop_thread: LoopThread) -> None:
+    with traced_server(loop_thread, replace(TEST_CONFIG, max_chunk_steps=1)) as traced:
+        model = lstm(traced)
+        inputs = sequence_pb2.Sequence(values=[floats(1, MAX_TICKS_TOLD + 10, DEPTH)])
+        request = messages.RunSequenceRequest(model=model, inputs=inputs)
+        traced.running.stubs.recurrent.RunSequence(request, timeout=RPC_TIMEOUT_S, metadata=IN_TRACE)
+        spans = traced.after(f"{SERVICE}/RunSequence")
+    assert attributes_of(one(spans, "cellserve.run"))["cellserve.ticks"] == MAX_TICKS_TOLD + 10
+    assert len(named(spans, "cellserve.step")) == len(named(spans, "cellserve.tick")) == MAX_TICKS_TOLD
 
 
 def test_a_call_commits_nothing_and_a_whole_sequence_has_no_ticks(traced: TracedServer) -> None:
@@ -306,5 +321,5 @@ def test_a_server_has_no_more_than_a_bounded_number_of_spans_for_a_message(trace
         stream.open([f"s{number}" for number in range(count)], model=model)
         stream.steps(range(count), step_inputs(count), traces=traces)
         assert len(stream.answers(count).counts) == count
-        spans = traced.after(*["cellserve.run"] * 64)
-    assert len(named(spans, "cellserve.run")) == 64
+        spans = traced.after(*["cellserve.run"] * MAX_TRACED_POSITIONS)
+    assert len(named(spans, "cellserve.run")) == MAX_TRACED_POSITIONS
