@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SERVICE = "cellserve"
 UNNAMED = "unknown_service"
 PROTOCOL = "http/protobuf"
+# The first that is set counts.
 PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
@@ -54,15 +56,13 @@ def open_tracing(config: ServerConfig) -> Tracing | None:
 
 def _new_exporter(kind: str) -> SpanExporter:
     if kind == "console":
-        import sys
-
         from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
         return ConsoleSpanExporter(out=sys.stderr)
-    for variable in PROTOCOL_VARIABLES:
-        asked = os.environ.get(variable, PROTOCOL)
-        if asked != PROTOCOL:
-            raise StartError(f"{variable}: expected {PROTOCOL} (port 4318), the one that this server has; got {asked}")
+    variable = next((name for name in PROTOCOL_VARIABLES if name in os.environ), "")
+    if variable and os.environ[variable] != PROTOCOL:
+        got = os.environ[variable]
+        raise StartError(f"{variable}: expected {PROTOCOL} (port 4318), the one that this server has; got {got}")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter()

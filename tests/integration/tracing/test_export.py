@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -169,6 +170,11 @@ def test_a_protocol_that_the_server_does_not_have(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(StartError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf .*; got grpc"):
         open_tracing(ServerConfig(tracing="otlp"))
+    # That of traces comes before that of everything.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+    tracing = open_tracing(ServerConfig(tracing="otlp"))
+    assert tracing is not None
+    asyncio.run(tracing.close())
 
 
 def test_limits_that_contradict_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
