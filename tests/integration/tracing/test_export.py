@@ -97,9 +97,9 @@ def collector() -> Iterator[Collector]:
 
 
 @contextmanager
-def stepped(environment: Mapping[str, str]) -> Iterator[str]:
+def stepped(environment: Mapping[str, str], tracing: str = "otlp") -> Iterator[str]:
     """Runs a server that traces, has it step a session, and stops it. Gives what it wrote to its standard error."""
-    with server_process(["--tracing", "otlp"], environment) as server:
+    with server_process(["--tracing", tracing], environment) as server:
         with stubs_for(server.address) as stubs:
             model = define_model(stubs, BasicLSTMCell(UNITS), DEPTH).name
             created = messages.CreateSessionRequest(session_id="s")
@@ -151,6 +151,11 @@ def test_a_collector_that_is_not_there_loses_no_step_and_keeps_no_server_from_it
         | {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "10"}
     ) as errors:
         assert "Traceback" not in errors
+
+
+def test_spans_on_standard_error() -> None:
+    with stepped({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, "console") as errors:
+        assert errors.count('"name": "cellserve.run"') == 20
 
 
 def test_nothing_of_opentelemetry_is_imported_while_tracing_is_off() -> None:
