@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 from cellserve.tensors import Array
 from cellserve_server.engine.observing import ChunkTick, LoneStep, StepTick
@@ -14,7 +15,7 @@ from cellserve_server.tracing.runs import RunTrace
 from cellserve_server.tracing.spans import Spans
 
 # Who is traced in a tick, and since when it waits.
-Traced = tuple[RunTrace, float]
+Traced: TypeAlias = tuple[RunTrace, float]
 
 
 class TickTracer:
