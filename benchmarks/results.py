@@ -62,6 +62,8 @@ TARGETS = (
     Target("durability", "redis_sync", "at least", 0.6, "steps a second kept in Redis, x bare commits"),
     Target("durability", "sqlite_async", "at least", 0.8, "steps a second kept in SQLite later, x in memory"),
     Target("durability", "redis_async", "at least", 0.8, "steps a second kept in Redis later, x in memory"),
+    Target("overload", "goodput_ratio", "at least", 0.9, "answers in time at 4 x what can be done, x the best"),
+    Target("overload", "rss_growth", "at most", 1.1, "server memory at 4 x what can be done, x at 1 x"),
     Target("idle", "cpu_percent", "at most", 0.1, "server CPU with 10,000 idle sessions, % of a core"),
 )
 

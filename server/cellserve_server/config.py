@@ -65,6 +65,12 @@ class ServerConfig:
     max_queued_runs: int = _setting(16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1)
     max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024)
     max_tick_rows: int = _setting(1024, "Rows that one tick takes at most (a larger run is taken alone).", 1)
+    max_tick_us: int = _setting(
+        100_000,
+        "How long a tick may be predicted to compute, in microseconds, which bounds its rows too; one run it takes at "
+        "least.",
+        0,
+    )
     max_chunk_steps: int = _setting(
         32, "Time steps by which a tick moves longer runs on at most; a Step waits for no more of them.", 1, 10_000
     )

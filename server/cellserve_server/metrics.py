@@ -16,7 +16,7 @@ from cellserve.errors import all_reasons
 from cellserve_server.tallies import Observations, Tally, Teller
 from cellserve_server.tick_times import TickTimes
 
-OUTCOMES = ("ok", "error", "cancelled", "deadline")
+OUTCOMES = ("ok", "error", "cancelled", "deadline", "shed")
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 # Beyond so many names of models the rest share one label, so that loading and unloading cannot grow it for ever.
 MAX_MODEL_LABELS = 1000

@@ -241,7 +241,7 @@ class Mux:
 
     def _note_positions(self, message: LaneMessage, answered: int, is_last: bool) -> None:
         """So many positions of a message were answered."""
-        self._window.unanswered -= answered
+        self._window.note_answered(answered, is_last=is_last)
         if is_last:
             del self._sent[message.seq]
         self._wake_writer()

@@ -11,10 +11,13 @@ MAX_FRESH = 2
 FRESH_S = 0.002
 # Steps without an answer, in all: the server's own window (`stream_window_steps`), beyond which it stops reading.
 MAX_UNANSWERED = 4096
+# Messages whose answers are not complete, in all: half of the server's own window (`stream_window_messages`). What lies
+# on the way to a server that does not read has a deadline that nobody looks at.
+MAX_MESSAGES = 32
 
 
 class SendWindow:
-    """At most two *fresh* messages, those without any part of an answer yet, and a number of steps in all.
+    """At most two *fresh* messages, those without any part of an answer yet, and a number of messages and steps in all.
 
     A fresh message stops counting when a later one is answered before it, or after two milliseconds when somebody
     waits: a slow session holds nobody back.
@@ -29,6 +32,7 @@ class SendWindow:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_time: Callable[[], None]) -> None:
         self.unanswered = 0
+        self._messages = 0
         self._loop = loop
         self._on_time = on_time
         self._fresh: deque[tuple[int, float]] = deque()  # (number, when it was sent)
@@ -41,7 +45,7 @@ class SendWindow:
 
     def room(self) -> int:
         """How many steps may be sent now. When it is 0 an answer or ``on_time`` says when to ask again."""
-        if len(self._fresh) >= MAX_FRESH and not self._is_overdue():
+        if self._messages >= MAX_MESSAGES or (len(self._fresh) >= MAX_FRESH and not self._is_overdue()):
             return 0
         return max(MAX_UNANSWERED - self.unanswered, 0)
 
@@ -62,6 +66,7 @@ class SendWindow:
         """A message goes out."""
         self._fresh.append((seq, self._loop.time()))
         self.unanswered += steps
+        self._messages += 1
 
     def note_answer(self, seq: int) -> None:
         """A message has a part of its answer: it and those before it hold nobody back any more."""
@@ -69,9 +74,15 @@ class SendWindow:
         while fresh and fresh[0][0] <= seq:
             fresh.popleft()
 
+    def note_answered(self, steps: int, *, is_last: bool) -> None:
+        """So many steps of a message were answered, and with the last of them the message."""
+        self.unanswered -= steps
+        self._messages -= is_last
+
     def clear(self) -> None:
         """Nothing is under way any more."""
         self.unanswered = 0
+        self._messages = 0
         self._fresh.clear()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,10 +1,21 @@
-"""Whether a run may begin: checked when its turn comes, not when it arrives."""
+"""Whether a run may begin: checked when its turn comes, not when it arrives.
+
+What comes in faster than it can be done waits longer and longer. First come, first served, all of it would be computed
+just before its deadline or just after: the server would be busy, and nobody would have an answer in time. So what has
+waited for most of its time is refused, and what comes behind it is done with time to spare.
+"""
 
 from __future__ import annotations
 
-from cellserve.errors import DeadlineExceededError, StateRolledBackError, StepOutOfOrderError
+from cellserve.errors import DeadlineExceededError, QueueFullError, StateRolledBackError, StepOutOfOrderError
 from cellserve_server.engine.runs import Run
 from cellserve_server.sessions.session import LastRun, Session
+
+# So much of what it has waited work has to have left when it is computed, for the answer has to be sent and read.
+SPARE_SHARE = 0.5
+# How far it is believed how long a tick will take: so many times what the work has waited. What has hardly waited is
+# done whatever is predicted, or a wrong prediction would never be mended.
+BELIEF = 4.0
 
 
 def check_alive(run: Run, now: float) -> None:
@@ -23,6 +34,25 @@ def check_alive(run: Run, now: float) -> None:
 def too_late_error() -> DeadlineExceededError:
     """What a run is told whose deadline has passed."""
     return DeadlineExceededError("the deadline passed before the run was done; nothing was applied")
+
+
+def spare_s(waited_s: float, tick_s: float) -> float:
+    """How much of its time work has to have left, or it is not begun, in seconds.
+
+    Args:
+        waited_s: how long it was ready and waited for its tick.
+        tick_s: how long that tick is predicted to take.
+    """
+    return SPARE_SHARE * waited_s + min(tick_s, BELIEF * waited_s)
+
+
+def overload_error(waited_s: float) -> QueueFullError:
+    """What work is told that could not be done in time. To try again sooner than it has waited is in vain."""
+    return QueueFullError(
+        f"the server is overloaded: after {waited_s:.3g} s in line there was too little time left until the deadline; "
+        "nothing was applied",
+        retry_after_s=waited_s,
+    )
 
 
 def is_repeat(run: Run, session: Session) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
-from cellserve_server.engine.admission import too_late_error
+from cellserve_server.engine.admission import overload_error, spare_s, too_late_error
 from cellserve_server.sessions.seats import BUSY, ENGAGED, EXPIRE, FLAGS, LIFE, RUN_ID, STEP_COUNT, Seats
 from cellserve_server.sessions.session import Session
 
@@ -60,6 +60,7 @@ class StepBlock:
         "inputs",
         "lives",
         "positions",
+        "ready",
         "refusal",
         "refusals",
         "returns",
@@ -98,6 +99,7 @@ class StepBlock:
         self.sink = sink
         self.client = client
         self.arrived = 0.0  # on time.perf_counter, when it is submitted
+        self.ready = 0.0  # on the engine's clock, when it could have begun
         self.step_bytes = step_bytes
         self.returns = seats.returns
         self.taken = 0  # Steps before this one were taken by ticks.
@@ -127,13 +129,21 @@ class StepBlock:
         same: Array = self.seats.column(LIFE, self.index[steps]) == self.lives[steps]
         return same
 
-    def errors_of(self, steps: slice | Array, now: float) -> list[CellServeError | None]:
-        """Why each of these steps is not to be done any more; None: it is."""
+    def is_in_time(self, now: float, tick_s: float) -> bool:
+        """Whether all its steps are wanted and can be done in time by a tick that takes so long."""
+        return self.earliest - now > spare_s(now - self.ready, tick_s) and self.refusal is None and not self.refusals
+
+    def errors_of(self, steps: slice | Array, now: float, tick_s: float) -> list[CellServeError | None]:
+        """Why each of these steps is not to be done any more, by a tick that takes so long; None: it is."""
+        waited_s = now - self.ready
+        least_s = spare_s(waited_s, tick_s)
         positions = self.positions[steps].tolist()
-        late = [False] * len(positions) if self.deadlines is None else (self.deadlines[steps] <= now).tolist()
+        lefts_s = [float("inf")] * len(positions) if self.deadlines is None else (self.deadlines[steps] - now).tolist()
         return [
-            self.refusal or self.refusals.get(position) or (too_late_error() if is_late else None)
-            for position, is_late in zip(positions, late, strict=True)
+            self.refusal
+            or self.refusals.get(position)
+            or (too_late_error() if left_s <= 0 else overload_error(waited_s) if left_s < least_s else None)
+            for position, left_s in zip(positions, lefts_s, strict=True)
         ]
 
     def take(self, count: int) -> slice:

@@ -11,7 +11,7 @@ from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.chunks import gather_chunk, scatter_chunk
 from cellserve_server.engine.computing import Computing, Results
 from cellserve_server.engine.observing import ChunkTick, TickObserver
-from cellserve_server.engine.owner import Owner, still_wanted
+from cellserve_server.engine.owner import MOST_REFILLS, More, Owner, still_wanted
 from cellserve_server.engine.runs import Run
 from cellserve_server.engine.scheduler import Taken
 from cellserve_server.metrics import Metrics
@@ -50,11 +50,33 @@ class ChunkTicks:
         self._owner = owner
         self._go_on = go_on
 
-    async def tick(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]]) -> None:
-        """Does the next steps of the runs that the scheduler has taken."""
-        runs = [item for item, _ in taken if isinstance(item, Run) and still_wanted(item, self._clock(), self._owner)]
+    async def tick(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], more: More) -> None:
+        """Does the next steps of the runs that the scheduler has taken, or of others in the place of those refused."""
+        runs: list[Run] = []
+        refused_rows = self._take(lane, taken, runs)
+        for _ in range(MOST_REFILLS):
+            if not refused_rows:
+                break
+            refused_rows = self._take(lane, more(refused_rows), runs)
         if runs:
             await self.try_runs(lane, runs)
+
+    def _take(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], runs: list[Run]) -> int:
+        """Adds to a tick's runs those that are to go on; the others are refused.
+
+        Returns:
+            Their rows.
+        """
+        refused_rows = 0
+        for run, _ in taken:
+            assert isinstance(run, Run), "blocks are single steps"
+            # Alone it would take so long at least, however many share its ticks.
+            alone_s = self._computing.expected_s(lane, run.rows, run.steps)
+            if still_wanted(run, self._clock(), self._owner, alone_s):
+                runs.append(run)
+            else:
+                refused_rows += run.rows
+        return refused_rows
 
     async def try_runs(self, lane: Lane, runs: list[Run]) -> None:
         """Does the next steps of these runs, which somebody waits for."""

@@ -12,6 +12,8 @@ from cellserve.tensors import Array
 from cellserve_server.sessions.lanes import Lane
 
 Results: TypeAlias = tuple[list[Array], list[Array]]
+FORGETTING = 0.2
+TINY_S = 1e-9
 
 
 class Computing:
@@ -26,7 +28,18 @@ class Computing:
 
     def __init__(self, inline_us: int) -> None:
         self._inline_s = inline_us / 1e6
+        # Of the last ticks, the longer ones counting for more: the time they took, and the processor time of it.
+        self._took_s = self._computed_s = TINY_S
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cellserve-compute")
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer than its processor time a tick takes here: others use the processors too."""
+        return self._took_s / self._computed_s
+
+    def expected_s(self, lane: Lane, rows: int, steps: int = 1) -> float:
+        """How long so many time steps of so many rows will take, by those before; 0: there were none."""
+        return (lane.predicted_seconds(rows) or 0.0) * steps * self.slowness
 
     async def do(
         self, lane: Lane, rows: int, steps: int, work: Callable[[], Results]
@@ -37,12 +50,15 @@ class Computing:
             What the work gave, and whether others had their turn meanwhile.
         """
         predicted_s = lane.predicted_seconds(rows)
+        began = time.perf_counter()
         waits = predicted_s is None or predicted_s * steps > self._inline_s
         if waits:
             outputs, leaves, seconds = await asyncio.get_running_loop().run_in_executor(self._thread, _timed, work)
         else:
             outputs, leaves, seconds = _timed(work)
         lane.observe(rows, seconds / steps)
+        self._computed_s += seconds - FORGETTING * self._computed_s
+        self._took_s += max(time.perf_counter() - began, seconds) - FORGETTING * self._took_s
         return outputs, leaves, waits
 
     def stop(self) -> None:

@@ -20,6 +20,7 @@ from cellserve.errors import (
     CellServeError,
     DeadlineExceededError,
     DrainingError,
+    QueueFullError,
     RunCancelledError,
     StateRolledBackError,
     StepOutOfOrderError,
@@ -48,7 +49,11 @@ from cellserve_server.sessions.table import SessionTable
 from cellserve_server.tick_times import TickTimes
 
 DRAIN_RETRY_S = 1.0
-OUTCOMES: dict[type[CellServeError], str] = {RunCancelledError: "cancelled", DeadlineExceededError: "deadline"}
+OUTCOMES: dict[type[CellServeError], str] = {
+    RunCancelledError: "cancelled",
+    DeadlineExceededError: "deadline",
+    QueueFullError: "shed",
+}
 
 T = TypeVar("T")
 

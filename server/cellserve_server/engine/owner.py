@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
-from cellserve_server.engine.admission import check_alive
+from cellserve_server.engine.admission import check_alive, overload_error, spare_s
 from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.runs import Run
+from cellserve_server.engine.scheduler import Taken
 from cellserve_server.engine.state_writer import StateWriter
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.session import Session
+
+# Takes so many rows more for the same tick.
+More: TypeAlias = Callable[[int], Sequence[Taken[Run | StepBlock]]]
+# How often a tick takes more in the place of what it has refused, so that a long line of it holds nobody up.
+MOST_REFILLS = 16
 
 
 class Owner(Protocol):
@@ -60,10 +66,17 @@ class Owner(Protocol):
         ...
 
 
-def still_wanted(run: Run, now: float, owner: Owner) -> bool:
-    """Whether somebody waits for a run; if not, it is over."""
+def still_wanted(run: Run, now: float, owner: Owner, tick_s: float = 0.0) -> bool:
+    """Whether somebody waits for a run, and will still when it is done; if not, it is over.
+
+    Args:
+        tick_s: how long the tick that is to begin it is predicted to take.
+    """
     try:
         check_alive(run, now)
+        waited_s = now - run.ready
+        if run.deadline is not None and not run.position and run.deadline - now < spare_s(waited_s, tick_s):
+            raise overload_error(waited_s)
     except CellServeError as error:
         owner.finish(run, error)
         return False

@@ -78,6 +78,7 @@ class Run:
         "on_done",
         "outputs",
         "position",
+        "ready",
         "refusal",
         "replaying",
         "result",
@@ -124,6 +125,7 @@ class Run:
         self.client = client
         self.trace: object | None = None  # its own, of whoever traces
         self.arrived = 0.0  # on time.perf_counter, when it is submitted
+        self.ready = 0.0  # on the engine's clock, when it could have begun
         self.time = int(inputs[0].shape[1])
         # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.
         self.steps: int = self.time if lengths is None else int(lengths.max(initial=0))

@@ -13,7 +13,7 @@ each tick.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
 Lane = TypeVar("Lane", bound=Hashable)
@@ -64,14 +64,18 @@ class _Work(Generic[Queue, Item]):
         """Takes a tick of at most so many rows; a larger position is taken alone."""
         client, queues = next(iter(self.turns.items()))
         queue = next(iter(queues))
+        self.lines[queue].move_to_end(client, last=False)
+        return queue, self.take_of(queue, rows)
+
+    def take_of(self, queue: Queue, rows: int) -> list[Taken[Item]]:
+        """Takes at most so many rows of a queue that has work, of each client its part."""
         clients = self.lines[queue]
-        clients.move_to_end(client, last=False)
         taken, served = _deal(clients, rows)
         for name in served:
             self._note_served(name, queue)
         if not clients:
             del self.lines[queue]
-        return queue, taken
+        return taken
 
     def _note_served(self, client: Hashable, queue: Queue) -> None:
         queues = self.turns[client]
@@ -89,11 +93,11 @@ class Scheduler(Generic[Lane, Queue, Item]):
     """Ready work by lane, queue and client.
 
     Args:
-        max_tick_rows: rows that one tick takes at most; a larger position is taken alone.
+        tick_rows: the rows that a tick of a lane takes at most; a larger position is taken alone.
     """
 
-    def __init__(self, max_tick_rows: int) -> None:
-        self._max_tick_rows = max_tick_rows
+    def __init__(self, tick_rows: Callable[[Lane], int]) -> None:
+        self._tick_rows = tick_rows
         self._lanes: dict[Lane, _Work[Queue, Item]] = {}
 
     def __bool__(self) -> bool:
@@ -121,10 +125,20 @@ class Scheduler(Generic[Lane, Queue, Item]):
             raise LookupError("nothing is ready")
         lane = next(iter(self._lanes))
         work = self._lanes.pop(lane)
-        queue, taken = work.take(self._max_tick_rows)
+        queue, taken = work.take(self._tick_rows(lane))
         if work.turns:
             self._lanes[lane] = work  # At the end of the dict: the other lanes come first.
         return lane, queue, taken
+
+    def more(self, lane: Lane, queue: Queue, rows: int) -> list[Taken[Item]]:
+        """Takes so many rows more for the same tick, in the place of what was not to be done after all."""
+        work = self._lanes.get(lane)
+        if work is None or queue not in work.lines:
+            return []
+        taken = work.take_of(queue, rows)
+        if not work.turns:
+            del self._lanes[lane]
+        return taken
 
 
 def _deal(

@@ -13,7 +13,7 @@ from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.chunk_ticks import ChunkTicks
 from cellserve_server.engine.computing import Computing
 from cellserve_server.engine.observing import StepTick, TickObserver
-from cellserve_server.engine.owner import Owner, still_wanted
+from cellserve_server.engine.owner import MOST_REFILLS, More, Owner, still_wanted
 from cellserve_server.engine.runs import OutputMode, Run
 from cellserve_server.engine.scheduler import Taken
 from cellserve_server.engine.state_writer import StateWriter
@@ -54,19 +54,55 @@ class StepTicks:
         self._clock = clock
         self._owner = owner
 
-    async def tick(self, lane: Lane, seats: Seats[Session], taken: Sequence[Taken[Run | StepBlock]]) -> None:
-        """Does the steps that the scheduler has taken; all their sessions are at these seats."""
-        parts = [Part(item, item.take(count)) for item, count in taken if isinstance(item, StepBlock)]
-        runs = [item for item, _ in taken if isinstance(item, Run)]
+    async def tick(
+        self, lane: Lane, seats: Seats[Session], taken: Sequence[Taken[Run | StepBlock]], more: More
+    ) -> None:
+        """Does the steps that the scheduler has taken, or others in the place of those that are refused; all their
+        sessions are at these seats.
+        """
+        parts: list[Part] = []
+        runs: list[Run] = []
+        refused = self._take(lane, seats, taken, parts, runs)
+        for _ in range(MOST_REFILLS):
+            if not refused:
+                break
+            refused = self._take(lane, seats, more(refused * seats.rows), parts, runs)
         if not parts and len(runs) == 1:
             await self._lone_step(lane, runs[0])
-        else:
+        elif parts or runs:
             await self._try_steps(lane, seats, parts, runs)
+
+    def _take(
+        self,
+        lane: Lane,
+        seats: Seats[Session],
+        taken: Sequence[Taken[Run | StepBlock]],
+        parts: list[Part],
+        runs: list[Run],
+    ) -> int:
+        """Adds to a tick's parts and runs those steps that are to be done; the others are refused.
+
+        Returns:
+            How many were.
+        """
+        now = self._clock()
+        tick_s = self._computing.expected_s(lane, sum(positions for _, positions in taken) * seats.rows)
+        refused = 0
+        for item, positions in taken:
+            if isinstance(item, Run):
+                if still_wanted(item, now, self._owner, tick_s):
+                    runs.append(item)
+                else:
+                    refused += 1
+                continue
+            part = self._still_wanted_of(lane, Part(item, item.take(positions)), now, tick_s)
+            refused += positions - part.size
+            if part.size:
+                parts.append(part)
+        return refused
 
     async def _lone_step(self, lane: Lane, run: Run) -> None:
         """A run that has a tick for itself needs no columns."""
-        if not still_wanted(run, self._clock(), self._owner):
-            return
         assert run.session is not None, "steps without a session go by chunks"
         try:
             run.leaves = run.session.read_state()
@@ -76,11 +112,6 @@ class StepTicks:
         await self._chunks.try_runs(lane, [run])
 
     async def _try_steps(self, lane: Lane, seats: Seats[Session], parts: list[Part], runs: list[Run]) -> None:
-        now = self._clock()
-        parts = [kept for part in parts if (kept := self._still_wanted_of(lane, part, now)).size]
-        runs = [run for run in runs if still_wanted(run, now, self._owner)]
-        if not parts and not runs:
-            return
         times = TickTimes(min([*(part.block.arrived for part in parts), *(run.arrived for run in runs)]))
         try:
             batch = gather(seats, parts, runs)
@@ -203,25 +234,30 @@ class StepTicks:
                 for step in range(part.size):
                     mask = np.zeros(part.size, dtype=bool)
                     mask[step] = True
-                    await self._try_steps(lane, seats, [part.narrowed(mask)], [])
+                    alone = self._still_wanted_of(lane, part.narrowed(mask), self._clock(), 0.0)
+                    if alone.size:
+                        await self._try_steps(lane, seats, [alone], [])
             for run in runs:
-                await self._try_steps(lane, seats, [], [run])
+                if still_wanted(run, self._clock(), self._owner):
+                    await self._try_steps(lane, seats, [], [run])
         elif runs:
             self._owner.fail(runs[0], error)
         else:
             (part,) = parts
             self._refuse(lane, part, np.ones(1, dtype=bool), self._owner.bug(lane.model, error))
 
-    def _still_wanted_of(self, lane: Lane, part: Part, now: float) -> Part:
-        """The steps of a part that are still to be done; the others are refused, each with its reason."""
+    def _still_wanted_of(self, lane: Lane, part: Part, now: float, tick_s: float) -> Part:
+        """The steps of a part that are still to be done, by a tick that takes so long; the others are refused, each
+        with its reason.
+        """
         block = part.block
         alive = block.alive(part.steps)
         if alive is not None:
             self._refuse(lane, part, ~alive, None)
             part = part.narrowed(alive)
-        if block.earliest > now and block.refusal is None and not block.refusals:
+        if block.is_in_time(now, tick_s):
             return part
-        errors = block.errors_of(part.steps, now)
+        errors = block.errors_of(part.steps, now, tick_s)
         refused = np.array([error is not None for error in errors], dtype=bool)
         for step, error in zip(_steps_of(part), errors, strict=True):
             if error is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine.blocks import StepBlock
@@ -46,7 +47,9 @@ class TickLoop:
         owner: Owner,
     ) -> None:
         # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
-        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(config.max_tick_rows)
+        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(self._tick_rows)
+        self._config = config
+        self._clock = clock
         self._wake = asyncio.Event()
         self._computing = Computing(config.inline_tick_us)
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
@@ -68,12 +71,14 @@ class TickLoop:
     def add_block(self, lane: Lane, block: StepBlock) -> None:
         """Takes a block, whose sessions are idle; they are its from now on."""
         block.occupy()
+        block.ready = self._clock()
         self._scheduler.add(lane, block.seats, block.client, block, block.seats.rows, len(block))
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
         """Takes a prepared run. A single step of a session goes with the blocks, all else by chunks."""
         seats = run.session.seats if run.session is not None and run.is_plain_step else None
+        run.ready = self._clock()
         self._scheduler.add(lane, seats, run.client, run, run.rows)
         self._wake.set()
 
@@ -81,15 +86,19 @@ class TickLoop:
         """A run has steps left."""
         self._scheduler.add(lane, None, run.client, run, run.rows)
 
+    def _tick_rows(self, lane: Lane) -> int:
+        return lane.rows_within(self._config.max_tick_us / 1e6 / self._computing.slowness, self._config.max_tick_rows)
+
     async def _loop(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
             while self._scheduler:
                 lane, seats, taken = self._scheduler.next_tick()
+                more = partial(self._scheduler.more, lane, seats)
                 if seats is None:
-                    await self._chunks.tick(lane, taken)
+                    await self._chunks.tick(lane, taken, more)
                 else:
-                    await self._steps.tick(lane, seats, taken)
+                    await self._steps.tick(lane, seats, taken, more)
                 # What has arrived meanwhile comes in here and is part of the next tick.
                 await asyncio.sleep(0)

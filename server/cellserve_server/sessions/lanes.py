@@ -36,6 +36,7 @@ class Lane:
         self.label = metrics_label(model)
         self._seats: dict[int, Seats[Session]] = {}
         self._seconds: dict[int, float] = {}  # of one step, by the size class of the tick: the bit length of its rows
+        self._row_seconds: dict[int, float] = {}  # the same of each row
 
     def seats(self, rows: int) -> Seats[Session]:
         """The seats of its sessions of so many rows."""
@@ -75,11 +76,21 @@ class Lane:
         nearest = max(self._seconds)
         return self._seconds[nearest] * 2.0 ** (size_class - nearest)
 
+    def rows_within(self, seconds: float, most: int) -> int:
+        """How many rows, from 1 to ``most``, a step may have to compute for so long, by those before.
+
+        By those that took the least for each row: a step of few rows tells little of one of many.
+        """
+        if not self._row_seconds:
+            return most
+        return int(max(min(seconds / (min(self._row_seconds.values()) + 1e-9), most), 1))
+
     def observe(self, rows: int, seconds: float) -> None:
         """Learns how much processor time a step took."""
         size_class = rows.bit_length()
-        known = self._seconds.get(size_class, seconds)
-        self._seconds[size_class] = known + SMOOTHING * (seconds - known)
+        for known_seconds, new in ((self._seconds, seconds), (self._row_seconds, seconds / rows)):
+            known = known_seconds.get(size_class, new)
+            known_seconds[size_class] = known + SMOOTHING * (new - known)
 
 
 class LaneTable:

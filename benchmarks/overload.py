@@ -1,0 +1,251 @@
+"""What a server still does for its callers when four times as much is asked of it as it can do.
+
+Steps come by a schedule, at random moments, whether or not the server keeps up (an open loop); each has a deadline, and
+goodput is what is answered in time. First the capacity is found: what callers get who wait for their answers. Then
+levels below, at and far above it take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from benchmarks.bursts import Caller, Rhythm, call_in_loops
+from benchmarks.command import run
+from benchmarks.contestants import SEED, normal
+from benchmarks.processes import ServerProcess, cellserve
+from benchmarks.progress import Progress
+from benchmarks.results import Cell, Result
+from benchmarks.samples import percentiles
+from cellserve.errors import CellServeError
+from cellserve.tensors import Array
+from cellserve_client import RetryPolicy, aio, rnn
+
+LAYERS, UNITS, INPUTS, ROWS = 4, 1024, 16, 8
+# A step of one session alone takes some ten milliseconds.
+CELL = rnn.MultiRNNCell([rnn.BasicLSTMCell(UNITS) for _ in range(LAYERS)])
+MEMORY_INTERVAL_S = 0.05
+MIB = 1 << 20
+# How steps are sent: together on one stream; each a request of its own, given up when it is refused, or repeated.
+WAYS = {
+    "stream": (True, RetryPolicy()),
+    "once": (False, RetryPolicy(max_attempts=1)),
+    "retried": (False, RetryPolicy()),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much.
+
+    Attributes:
+        sessions: that steps are sent to, for each way.
+        deadline_s: of a step.
+        levels: what is offered, in parts of the capacity; the last one is the overload.
+        callers: who wait for their answers while the capacity is found.
+        rhythm: of each level.
+    """
+
+    sessions: int
+    deadline_s: float
+    levels: tuple[float, ...]
+    callers: int
+    rhythm: Rhythm
+
+
+FULL = Plan(256, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=3, warmup_s=1.0, seconds=4.0))
+QUICK = Plan(128, 0.5, (1.0, 4.0), 16, Rhythm(rounds=1, warmup_s=0.5, seconds=1.0))
+
+
+@dataclass
+class Burst:
+    """What became of the steps of one level.
+
+    Attributes:
+        way, number, level: which, in which round.
+        capacity: what the server can do, in steps a second.
+        seconds: how long was measured.
+        offered: steps that were due in that time.
+        good: that were answered within their deadline.
+        errors: that were not, by reason.
+        latencies_s: of those that were.
+        lag_s: by how much the schedule was late at most.
+        peak_bytes: the most memory that the server held.
+    """
+
+    way: str
+    number: int
+    level: float
+    capacity: float
+    seconds: float
+    offered: int = 0
+    good: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)
+    lag_s: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Steps a second that are to be offered."""
+        return self.level * self.capacity
+
+    @property
+    def goodput(self) -> float:
+        """Steps a second that were answered in time."""
+        return self.good / self.seconds
+
+
+class Offer:
+    """Sends steps by a schedule to sessions that are free.
+
+    Args:
+        sessions: where they go, in turns.
+        inputs: of each step.
+        deadline_s: how long one may take.
+        burst: what is counted.
+    """
+
+    def __init__(self, sessions: list[aio.Session], inputs: Array, deadline_s: float, burst: Burst) -> None:
+        self._free = deque(sessions)
+        self._inputs = inputs
+        self._deadline_s = deadline_s
+        self._burst = burst
+
+    async def run(self, rate: float, rhythm: Rhythm) -> None:
+        """Offers so many steps a second, and waits for what becomes of them."""
+        random = np.random.default_rng(SEED)
+        began = due = time.perf_counter()
+        measured_from, end = began + rhythm.warmup_s, began + rhythm.warmup_s + rhythm.seconds
+        async with asyncio.TaskGroup() as group:
+            while (due := due + random.exponential(1 / rate)) < end:
+                # Also when it is late: answers are to be read.
+                await asyncio.sleep(max(due - time.perf_counter(), 0.0))
+                is_measured = due >= measured_from
+                if is_measured:
+                    self._burst.offered += 1
+                    self._burst.lag_s = max(self._burst.lag_s, time.perf_counter() - due)
+                if self._free:
+                    group.create_task(self._step(self._free.popleft(), is_measured))
+                elif is_measured:
+                    self._burst.errors["NO_SESSION"] += 1
+
+    async def _step(self, session: aio.Session, is_measured: bool) -> None:
+        sent = time.perf_counter()
+        try:
+            await session.step(self._inputs, timeout_s=self._deadline_s)
+        except CellServeError as error:
+            if is_measured:
+                self._burst.errors[error.reason or error.code.name] += 1
+        else:
+            took_s = time.perf_counter() - sent
+            if is_measured and took_s <= self._deadline_s:
+                self._burst.good += 1
+                self._burst.latencies_s.append(took_s)
+        finally:
+            self._free.append(session)
+
+
+async def watch_memory(server: ServerProcess, burst: Burst) -> None:
+    """Notes the most memory that a server holds, until it is cancelled."""
+    while True:
+        burst.peak_bytes = max(burst.peak_bytes, server.resident_bytes())
+        await asyncio.sleep(MEMORY_INTERVAL_S)
+
+
+@contextlib.asynccontextmanager
+async def pool(server: ServerProcess, way: str, sessions: int, inputs: Array) -> AsyncIterator[list[aio.Session]]:
+    """So many sessions of one way, each with a step behind it."""
+    coalesce, policy = WAYS[way]
+    async with aio.connect(server.address, coalesce=coalesce, retry=policy) as remote:
+        cell = await remote.cell(CELL, seed=SEED, input_size=INPUTS)
+        opened = [await cell.session(batch_size=ROWS) for _ in range(sessions)]
+        await asyncio.gather(*(session.step(inputs) for session in opened))
+        yield opened
+        for session in opened:
+            await session.close()
+
+
+async def offer(server: ServerProcess, sessions: list[aio.Session], inputs: Array, plan: Plan, burst: Burst) -> None:
+    """Offers what a burst is to be."""
+    watching = asyncio.create_task(watch_memory(server, burst))
+    try:
+        await Offer(sessions, inputs, plan.deadline_s, burst).run(burst.rate, plan.rhythm)
+    finally:
+        watching.cancel()
+
+
+async def measure(plan: Plan, progress: Progress) -> Result:
+    """Keys, for each way and for the worst of them (without a name): ``goodput_ratio``, the goodput at the last level,
+    x the best of any level of the same round; ``rss_growth``, the server's memory at the last level, x at the first.
+    """
+    progress.expect(plan.rhythm.rounds * len(WAYS))
+    inputs = normal(ROWS, INPUTS)
+    bursts: list[Burst] = []
+    with cellserve() as server:
+        for number in range(plan.rhythm.rounds):
+            capacity = 0.0
+            for way in WAYS:
+                async with pool(server, way, plan.sessions, inputs) as sessions:
+                    if not capacity:
+                        callers = [Caller(session.step, inputs) for session in sessions[: plan.callers]]
+                        capacity = (await call_in_loops("capacity", callers, server, plan.rhythm)).rate
+                    for level in plan.levels:
+                        burst = Burst(way, number, level, capacity, plan.rhythm.seconds)
+                        await offer(server, sessions, inputs, plan, burst)
+                        bursts.append(burst)
+                progress.advance(way)
+    return result_of(bursts, plan)
+
+
+def result_of(bursts: Sequence[Burst], plan: Plan) -> Result:
+    """What the bursts say together."""
+    keys: dict[str, float] = {"capacity": statistics.median(burst.capacity for burst in bursts)}
+    for way in WAYS:
+        rounds = [
+            [burst for burst in bursts if (burst.way, burst.number) == (way, number)]
+            for number in range(plan.rhythm.rounds)
+        ]
+        keys[f"goodput_ratio_{way}"] = statistics.median(
+            levels[-1].goodput / max(max(burst.goodput for burst in levels), 1e-9) for levels in rounds
+        )
+        keys[f"rss_growth_{way}"] = statistics.median(levels[-1].peak_bytes / levels[0].peak_bytes for levels in rounds)
+    keys["goodput_ratio"] = min(keys[f"goodput_ratio_{way}"] for way in WAYS)
+    keys["rss_growth"] = max(keys[f"rss_growth_{way}"] for way in WAYS)
+    rows = [
+        row_of([burst for burst in bursts if (burst.way, burst.level) == (way, level)])
+        for way in WAYS
+        for level in plan.levels
+    ]
+    notes = [f"in time is within {plan.deadline_s:g} s; a step is {ROWS} rows through {LAYERS} LSTMs of {UNITS} units"]
+    return Result(keys, rows, [asdict(burst) for burst in bursts], notes)
+
+
+def row_of(bursts: Sequence[Burst]) -> dict[str, Cell]:
+    """One way and level, in medians over the rounds."""
+
+    def median(value: Callable[[Burst], float]) -> float:
+        return statistics.median(value(burst) for burst in bursts)
+
+    return {
+        "way": bursts[0].way,
+        "level": bursts[0].level,
+        "offered": median(lambda burst: burst.offered / burst.seconds),
+        "in time": median(lambda burst: burst.goodput),
+        "refused": median(lambda burst: burst.errors["QUEUE_FULL"] / burst.seconds),
+        "too late": median(lambda burst: burst.errors["DEADLINE_EXCEEDED"] / burst.seconds),
+        "p50_ms": median(lambda burst: percentiles(np.asarray(burst.latencies_s))[0] * 1e3),
+        "p99_ms": median(lambda burst: percentiles(np.asarray(burst.latencies_s))[1] * 1e3),
+        "rss_mb": median(lambda burst: burst.peak_bytes / MIB),
+    }
+
+
+if __name__ == "__main__":
+    run("overload", measure, FULL, QUICK)
