@@ -1,8 +1,10 @@
 """When a failed request is sent again, and after how long. Pure: the random source is handed in, nothing waits here.
 
-Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), and a
-retry budget: retries draw on a common purse that successes fill slowly, so that a server in trouble is not met with a
-multiple of its usual load.
+Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015), and
+retry budgets: retries draw on a common purse that successes fill slowly, so that a server in trouble is not met with a
+multiple of its usual load (as gRPC's retry throttling does, proposal A6). There are two: a server that cannot be
+reached computes nothing, and all who wait for it may try again for a while; one that refuses because it has too much to
+do is to be left alone soon.
 """
 
 from __future__ import annotations
@@ -27,8 +29,11 @@ class RetryPolicy:
             should be told soon.
         first_delay_s: the longest first wait, in seconds; it doubles with every attempt.
         max_delay_s: the longest wait, in seconds, unless the server asks for more.
-        budget_retries: how many retries a connection makes before the budget is empty.
-        budget_refund: how much of a retry each success gives back.
+        budget_retries: how many retries a connection makes before the budget is empty, of what was not taken because
+            the server was out of reach or stopping.
+        budget_refusals: the same of what the server refused for now, as its queue was full. Both are of one server.
+        budget_refund: how much of a retry each success gives back, to both: in the long run there is at most one retry
+            for ten successes.
 
     Raises:
         FieldInvalidError: a value is out of its range.
@@ -39,6 +44,7 @@ class RetryPolicy:
     first_delay_s: float = 0.05
     max_delay_s: float = 1.0
     budget_retries: float = 500.0
+    budget_refusals: float = 50.0
     budget_refund: float = 0.1
 
     def __post_init__(self) -> None:
@@ -48,6 +54,7 @@ class RetryPolicy:
             "first_delay_s": 0,
             "max_delay_s": 0,
             "budget_retries": 0,
+            "budget_refusals": 0,
             "budget_refund": 0,
         }
         for name, minimum in minima.items():
@@ -66,6 +73,18 @@ def is_retryable(error: CellServeError) -> bool:
     return error.retry_after_s is not None or error.code is grpc.StatusCode.UNAVAILABLE
 
 
+class _Budget:
+    """Retries that may still be made, of so many at most."""
+
+    __slots__ = ("most", "retries")
+
+    def __init__(self, most: float) -> None:
+        self.most = self.retries = most
+
+    def fill(self, retries: float) -> None:
+        self.retries = min(self.retries + retries, self.most)
+
+
 class Retrier:
     """The retry decisions of one connection.
 
@@ -76,7 +95,8 @@ class Retrier:
     def __init__(self, policy: RetryPolicy, randomness: random.Random) -> None:
         self.policy = policy
         self._random = randomness
-        self._budget = policy.budget_retries
+        self._lost = _Budget(policy.budget_retries)
+        self._refused = _Budget(policy.budget_refusals)
         self._was_reached = False
 
     @property
@@ -88,10 +108,11 @@ class Retrier:
         """Notes that the server answered, be it with an error."""
         self._was_reached = True
 
-    def succeeded(self) -> None:
-        """Notes a success: it fills the budget a little."""
+    def succeeded(self, count: int = 1) -> None:
+        """Notes an answer with so many successes: each fills the budgets a little."""
         self._was_reached = True
-        self._budget = min(self._budget + self.policy.budget_refund, self.policy.budget_retries)
+        self._lost.fill(count * self.policy.budget_refund)
+        self._refused.fill(count * self.policy.budget_refund)
 
     def delay_s(self, error: CellServeError, attempt: int, remaining_s: float) -> float | None:
         """How long to wait before the next attempt, in seconds; None: give up. A wait is drawn from the budget.
@@ -101,12 +122,13 @@ class Retrier:
             attempt: its number, from 1.
             remaining_s: the time until the request's deadline; a wait that would pass it is not begun.
         """
-        if not is_retryable(error) or self._is_last(error, attempt) or self._budget < 1:
+        budget = self._lost if error.code is grpc.StatusCode.UNAVAILABLE else self._refused
+        if not is_retryable(error) or self._is_last(error, attempt) or budget.retries < 1:
             return None
         delay_s = self.pause_s(error, attempt)
         if delay_s >= remaining_s:
             return None
-        self._budget -= 1
+        budget.retries -= 1
         return delay_s
 
     def pause_s(self, error: CellServeError, attempt: int) -> float:

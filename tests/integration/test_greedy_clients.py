@@ -39,7 +39,7 @@ from tests.servers import RPC_TIMEOUT_S, TEST_CONFIG, RunningApp, define_model, 
 
 Start = Callable[[ServerConfig], RunningApp]
 # Hardly waits, and does not give up: it competes with those who never wait.
-PATIENT = RetryPolicy(max_attempts=10_000, first_delay_s=0.001, max_delay_s=0.01, budget_retries=1e6)
+PATIENT = RetryPolicy(max_attempts=10_000, first_delay_s=0.001, max_delay_s=0.01, budget_refusals=1e6)
 
 
 def _has_begun(server: RunningApp, steps: int) -> bool:

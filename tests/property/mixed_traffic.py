@@ -17,7 +17,7 @@ from tests.servers import LoopThread
 
 TIMEOUT_S = 60.0
 # Hardly waits, and never gives up by itself: a queue that is full is met often where limits are tight.
-PATIENT = RetryPolicy(max_attempts=10_000, first_delay_s=0.002, max_delay_s=0.02, budget_retries=1e6)
+PATIENT = RetryPolicy(max_attempts=10_000, first_delay_s=0.002, max_delay_s=0.02, budget_refusals=1e6)
 
 
 def alone_models() -> list[Alone]:

@@ -141,7 +141,28 @@ def test_the_budget_never_grows_beyond_its_beginning() -> None:
     assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is None
 
 
-@pytest.mark.parametrize("name", ["max_attempts", "first_delay_s", "max_delay_s", "budget_retries", "budget_refund"])
+@pytest.mark.parametrize("error", [QueueFullError("full", retry_after_s=0.05), ResourceExhaustedError("a proxy", retry_after_s=0.1)])
+def test_what_a_server_refuses_has_a_budget_of_its_own(error: CellServeError) -> None:
+    retrier = reached(RetryPolicy(budget_retries=1, budget_refusals=2, budget_refund=0.5))
+    assert [retrier.delay_s(error, 1, 100.0) is None for _ in range(3)] == [False, False, True]
+    # A server that is out of reach is another matter.
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is not None
+    assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is None
+    retrier.succeeded(2)
+    assert retrier.delay_s(error, 1, 100.0) is not None
+    assert retrier.delay_s(error, 1, 100.0) is None
+
+
+def test_a_refusal_that_lasts_beyond_the_deadline_takes_nothing_from_the_budget() -> None:
+    retrier = reached(RetryPolicy(budget_refusals=1))
+    assert retrier.delay_s(QueueFullError("overloaded", retry_after_s=0.4), 1, 0.3) is None
+    assert retrier.delay_s(QueueFullError("full", retry_after_s=0.05), 1, 0.3) is not None
+
+
+NUMBERS = ["max_attempts", "first_delay_s", "max_delay_s", "budget_retries", "budget_refusals", "budget_refund"]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_a_policy_out_of_range_is_refused(name: str, value: float) -> None:
     arguments: dict[str, Any] = {name: value}

@@ -9,6 +9,7 @@ from typing import Any
 import grpc.aio
 
 from cellserve.errors import CellServeError, UnimplementedError
+from cellserve.v1 import stream_pb2
 from cellserve_client.streaming.stream import Request, StepStream
 
 
@@ -34,7 +35,7 @@ class Link:
         begin: Callable[[], Any],
         error_of_call: Callable[[grpc.aio.AioRpcError], CellServeError],
         source: Callable[[StepStream], Request | None],
-        on_stepped: Callable[[int], None],
+        on_stepped: Callable[[stream_pb2.Stepped], None],
         on_draining: Callable[[], None],
         on_end: Callable[[StepStream, CellServeError], None],
     ) -> None:

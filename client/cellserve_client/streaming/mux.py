@@ -234,10 +234,11 @@ class Mux:
 
     # --- what comes back ------------------------------------------------------------------------------------------
 
-    def _note_answer(self, seq: int) -> None:
-        self._wire.retrier.succeeded()
-        if seq in self._sent:
-            self._window.note_answer(seq)
+    def _note_answer(self, answer: stream_pb2.Stepped) -> None:
+        # A refusal is an answer too, and earns no retries.
+        self._wire.retrier.succeeded(len(answer.step_counts))
+        if answer.seq in self._sent:
+            self._window.note_answer(answer.seq)
 
     def _note_positions(self, message: LaneMessage, answered: int, is_last: bool) -> None:
         """So many positions of a message were answered."""

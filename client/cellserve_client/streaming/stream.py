@@ -41,7 +41,7 @@ class StepStream:
         call: the call, just begun.
         error_of_call: what the end of the call means.
         source: asked for the next message whenever nothing else is due; None: there is none until ``wake``.
-        on_stepped: told the number of each ``Steps`` that gets an answer, before its sink.
+        on_stepped: told each answer to a ``Steps``, before its sink.
         on_draining: told that the server is about to stop.
 
     Attributes:
@@ -54,7 +54,7 @@ class StepStream:
         call: Any,
         error_of_call: Callable[[grpc.aio.AioRpcError], CellServeError],
         source: Callable[[StepStream], Request | None],
-        on_stepped: Callable[[int], None],
+        on_stepped: Callable[[stream_pb2.Stepped], None],
         on_draining: Callable[[], None],
     ) -> None:
         self.draining = False
@@ -200,7 +200,7 @@ class StepStream:
         if kind == "stepped":
             stepped = message.stepped
             self.has_stepped = True
-            self._on_stepped(stepped.seq)
+            self._on_stepped(stepped)
             sink = self._sinks.get(stepped.seq)
             if sink is None:
                 raise InternalError(f"stepped.seq: expected that of a message without an answer; got {stepped.seq}")

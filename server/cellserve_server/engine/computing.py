@@ -57,9 +57,13 @@ class Computing:
         else:
             outputs, leaves, seconds = _timed(work)
         lane.observe(rows, seconds / steps)
-        self._computed_s += seconds - FORGETTING * self._computed_s
-        self._took_s += max(time.perf_counter() - began, seconds) - FORGETTING * self._took_s
+        self.note(seconds, time.perf_counter() - began)
         return outputs, leaves, waits
+
+    def note(self, computed_s: float, took_s: float) -> None:
+        """Learns how long work has taken, and how much processor time of it."""
+        self._computed_s += computed_s - FORGETTING * self._computed_s
+        self._took_s += max(took_s, computed_s) - FORGETTING * self._took_s
 
     def stop(self) -> None:
         """Waits for the thread and ends it."""
