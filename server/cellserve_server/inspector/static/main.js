@@ -1,0 +1,46 @@
+// Which view is shown: the one that the part of the address after # names.
+
+import { overview } from "./overview.js";
+import { session } from "./session.js";
+import { installTheme } from "./theme.js";
+import { el, setText } from "./dom.js";
+
+const view = document.getElementById("view");
+const link = document.getElementById("link");
+const server = document.getElementById("server");
+let close = () => {};
+
+// What views tell the frame around them.
+const frame = {
+  live: () => {
+    setText(link, "live");
+    link.className = "good";
+  },
+  failed: (message) => {
+    setText(link, message);
+    link.className = "bad";
+  },
+  facts: (text) => setText(server, text),
+};
+
+function show() {
+  const [, name, query] = /^#\/?([a-z]*)\??(.*)$/.exec(location.hash) ?? [null, "", ""];
+  close();
+  view.replaceChildren();
+  const parameters = new URLSearchParams(query);
+  if (name === "") close = overview(view, frame);
+  else if (name === "session" && parameters.has("id")) close = session(view, frame, parameters);
+  else {
+    view.append(el("p", { class: "notice" }, "There is no such page. ", el("a", { href: "#/" }, "To the overview")));
+    close = () => {};
+  }
+  scrollTo(0, 0);
+}
+
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // The part of the address after # names the view.
+  view.focus();
+});
+installTheme(document.getElementById("theme"));
+addEventListener("hashchange", show);
+show();
