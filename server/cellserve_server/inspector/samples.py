@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from prometheus_client.metrics_core import Metric
 
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics.metrics import Metrics
 
 SAMPLE_S = 1.0
 SAMPLES_KEPT = 600
-LATENCY = "cellserve_tick_seconds"
+LATENCY = "cellserve_run_seconds"
 NAMES = ("steps_total", "tick_rows_count", "tick_rows_sum", "sessions", "queue_runs")
 
 
@@ -167,6 +167,8 @@ def reading_of(metrics: Iterable[Metric], latency: str) -> Reading:
     buckets: dict[float, float] = {}
     for metric in metrics:
         for sample in metric.samples:
+            if sample.labels.get("kind", "step") != "step":
+                continue  # A sequence takes as long as it is.
             if sample.name == f"{latency}_bucket":
                 bound = float(sample.labels["le"])
                 buckets[bound] = buckets.get(bound, 0.0) + sample.value
