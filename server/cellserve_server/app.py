@@ -27,7 +27,14 @@ from cellserve.v1 import (
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
-from cellserve_server.binding import StartError, advertised_address, bind_error, host_port, is_loopback, require_private_or_insecure
+from cellserve_server.binding import (
+    StartError,
+    advertised_address,
+    bind_error,
+    host_port,
+    is_loopback,
+    require_private_or_insecure,
+)
 from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.edge.interceptors import RpcInterceptor
 from cellserve_server.edge.model_service import ModelService

@@ -49,9 +49,7 @@ class ServerConfig:
     inspector_max_watches: int = _setting(
         16, "Sessions (rows of them) that the inspector's pages may show at once; each costs memory.", 1, 1024
     )
-    inspector_window_steps: int = _setting(
-        512, "Steps by which such a page can be scrolled back.", 1, 65_536
-    )
+    inspector_window_steps: int = _setting(512, "Steps by which such a page can be scrolled back.", 1, 65_536)
     inspector_watch_bytes: int = _setting(
         16 * MIB, "Bytes of these steps, for each page; of large states there are fewer.", 1024
     )

@@ -31,7 +31,9 @@ class MetricsPage:
         OSError: the address cannot be listened on.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, inspector: WSGIApplication | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, host: str, port: int, inspector: WSGIApplication | None = None
+    ) -> None:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # The address family is an attribute of socketserver's classes.
         of_family: type[WSGIServer] = type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})

@@ -24,7 +24,7 @@ MAX_BANDS = 512
 
 
 def encode(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
-    """Packs arrays by name behind a header, to which ``arrays`` is added. int64 goes as float64: JavaScript's numbers."""
+    """Packs arrays by name behind a header, to which ``arrays`` is added; int64 goes as float64, for browsers."""
     pieces, entries, offset = [], {}, 0
     for name, array in arrays.items():
         values = np.ascontiguousarray(array, _dtype_for_browsers(array.dtype))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from prometheus_client.metrics_core import Metric
@@ -23,16 +24,15 @@ class Reading(NamedTuple):
     Attributes:
         steps: applied, by model.
         ticks, rows: passes of the engine, and the rows that they stepped.
-        bounds_s: of the buckets of latencies, ascending, the last one infinite.
-        latencies: how many were at most as long, for each bound.
+        latencies: by the bounds of their buckets, ascending, in seconds, the last one infinite: how many were at most as
+            long. Empty: there was none.
         sessions, queue_runs: how many there are.
     """
 
     steps: Mapping[str, float]
     ticks: float
     rows: float
-    bounds_s: Sequence[float]
-    latencies: Sequence[float]
+    latencies: Mapping[float, float]
     sessions: float
     queue_runs: float
 
@@ -108,13 +108,13 @@ class Sampler:
 
 def _difference(before: Reading, after: Reading, now: float, seconds: float) -> Sample:
     ticks = after.ticks - before.ticks
-    counts = [late - early for late, early in zip(after.latencies, before.latencies, strict=True)]
+    latencies = {bound: count - before.latencies.get(bound, 0.0) for bound, count in after.latencies.items()}
     steps = {model: (count - before.steps.get(model, 0.0)) / seconds for model, count in after.steps.items()}
     return Sample(
         now,
         {model: rate for model, rate in steps.items() if rate},
-        quantile(after.bounds_s, counts, 0.5),
-        quantile(after.bounds_s, counts, 0.99),
+        quantile(latencies, 0.5),
+        quantile(latencies, 0.99),
         (after.rows - before.rows) / ticks if ticks else None,
         ticks / seconds,
         after.sessions,
@@ -122,25 +122,23 @@ def _difference(before: Reading, after: Reading, now: float, seconds: float) -> 
     )
 
 
-def quantile(bounds: Sequence[float], counts: Sequence[float], part: float) -> float | None:
+def quantile(counts: Mapping[float, float], part: float) -> float | None:
     """What ``part`` of the observations are at most, by a histogram; between bounds they are taken to lie evenly.
 
     Args:
-        bounds: of the buckets, ascending, the last one infinite: what is in it counts as the bound before.
-        counts: how many observations were at most as large, for each bound.
+        counts: by the bounds of its buckets, ascending, the last one infinite: how many observations were at most as
+            large. What is above the last finite bound counts as that.
 
     Returns:
         None: there were none.
     """
-    total = counts[-1] if counts else 0
-    if not total:
-        return None
-    rank = part * total
-    number = next(number for number, count in enumerate(counts) if count >= rank)
-    below, low = (counts[number - 1], bounds[number - 1]) if number else (0.0, 0.0)
-    if number == len(bounds) - 1:
-        return low
-    return low + (bounds[number] - low) * (rank - below) / (counts[number] - below)
+    rank = part * max(counts.values(), default=0.0)
+    low = below = 0.0
+    for bound, count in counts.items():
+        if count >= rank > 0:
+            return low if math.isinf(bound) else low + (bound - low) * (rank - below) / (count - below)
+        low, below = bound, count
+    return None
 
 
 def reader_of(metrics: Metrics) -> Callable[[], Reading]:
@@ -176,13 +174,11 @@ def reading_of(metrics: Iterable[Metric], latency: str) -> Reading:
                 steps[sample.labels["model"]] = steps.get(sample.labels["model"], 0.0) + sample.value
             else:
                 sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    bounds = sorted(buckets) or [float("inf")]
     return Reading(
         steps,
         sums.get("cellserve_tick_rows_count", 0.0),
         sums.get("cellserve_tick_rows_sum", 0.0),
-        bounds,
-        [buckets.get(bound, 0.0) for bound in bounds],
+        dict(sorted(buckets.items())),
         sums.get("cellserve_sessions", 0.0),
         sums.get("cellserve_queue_runs", 0.0),
     )

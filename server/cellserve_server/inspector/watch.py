@@ -113,9 +113,10 @@ class Watch:
     @property
     def nbytes(self) -> int:
         """The bytes that it takes."""
-        columns = (self._step_counts, self._lives, self._times, self._parts, *self._leaves, *self._outputs)
-        of_spans = (array for span in self._spans for part in span.piece[2:] for array in part)
-        return sum(array.nbytes for array in (*columns, *of_spans))
+        columns = [self._step_counts, self._lives, self._times, self._parts, *self._leaves, *self._outputs]
+        for _, piece in self._spans:
+            columns += [*piece.inputs, *piece.before, *piece.after, *piece.outputs]
+        return sum(array.nbytes for array in columns)
 
     @property
     def last(self) -> tuple[int, int] | None:

@@ -3,15 +3,16 @@
 import { colour, onTheme } from "./theme.js";
 
 const uPlot = globalThis.uPlot;
-export const SERIES = ["--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6"];
-const DASHES = [[], [6, 4], [2, 3]]; // More lines than colours: the colours come again, dashed.
+const COLOURS = 12;
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((factor) => factor * 10 ** power)).flat();
+const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 
-// Draws lines into an element. `describe(size)` gives uPlot's options but for size and colours.
+// Draws lines into an element: `data` is x and then a column for each line. The time in x is in unix seconds.
 export class LineChart {
-  constructor(host, lines, { height, isTime, formatX, formatY, legend, range, cursor }) {
+  constructor(host, lines, { height, formatX, formatY, legend, range, isWhole }) {
     this.host = host;
     this.lines = lines;
-    this.settings = { height, isTime, formatX, formatY, legend, range, cursor };
+    this.settings = { height, formatX: formatX ?? ((x) => clock.format(x * 1000)), formatY, legend, range, isWhole };
     this.data = [[], ...lines.map(() => [])];
     this.draw();
     this.forgetTheme = onTheme(() => this.draw());
@@ -24,7 +25,7 @@ export class LineChart {
 
   draw() {
     this.plot?.destroy();
-    const { height, isTime, formatX, formatY, legend, range, cursor } = this.settings;
+    const { height, formatX, formatY, legend, range, isWhole } = this.settings;
     const axis = {
       stroke: colour("--muted"),
       grid: { stroke: colour("--grid"), width: 1 },
@@ -36,21 +37,20 @@ export class LineChart {
       height,
       padding: [8, 10, 0, 0],
       legend: { show: legend, live: legend },
-      cursor: { drag: { x: false, y: false }, points: { size: 5 }, ...cursor },
-      scales: { x: { time: isTime, range: range?.x }, y: { range: range?.y } },
+      cursor: { drag: { x: false, y: false }, points: { size: 5 } },
+      scales: { x: { time: false, range: range?.x }, y: { range: range?.y } },
       axes: [
-        { ...axis, size: 26, ...(formatX && { values: (_, ticks) => ticks.map(formatX) }) },
-        { ...axis, size: 50, space: 24, values: (_, ticks) => ticks.map(formatY) },
+        { ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map(formatX) },
+        { ...axis, size: 58, space: 24, values: (_, ticks) => ticks.map(formatY), ...(isWhole && { incrs: WHOLE }) },
       ],
       series: [
-        { label: isTime ? "time" : "step", ...(formatX && { value: (_, x) => (x === null ? "–" : formatX(x)) }) },
+        { label: "step", value: (_, x) => (x === null ? "–" : formatX(x)) },
         ...this.lines.map(({ label, fill }, index) => {
-          const stroke = colour(SERIES[index % SERIES.length]);
+          const stroke = colour(`--series-${(index % COLOURS) + 1}`);
           return {
             label,
             stroke,
             width: 1.75,
-            dash: DASHES[Math.floor(index / SERIES.length) % DASHES.length],
             fill: fill ? `${stroke}22` : undefined,
             points: { show: false },
             value: (_, y) => (y === null || y === undefined ? "–" : formatY(y)),
@@ -59,11 +59,18 @@ export class LineChart {
       ],
     };
     this.plot = new uPlot(options, this.data, this.host);
+    this.plot.over.addEventListener("mouseleave", () => queueMicrotask(() => this.tell()));
   }
 
   show(data) {
     this.data = data;
     this.plot.setData(data);
+    this.tell();
+  }
+
+  // While nobody points at the chart, its legend has the newest numbers.
+  tell() {
+    if (this.settings.legend && this.plot.cursor.left < 0) this.plot.setLegend({ idx: this.data[0].length - 1 });
   }
 
   close() {

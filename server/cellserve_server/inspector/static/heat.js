@@ -5,6 +5,8 @@ import { css, niceLimit } from "./colours.js";
 import { el, setText } from "./dom.js";
 import { number } from "./format.js";
 
+const HINT = "Point at a number, or move with the arrow keys; a click, or Enter, draws its unit as a line.";
+const SAMPLE = 4096;
 const HEIGHT_PX = { min: 72, max: 288 };
 
 export class HeatMap {
@@ -16,6 +18,7 @@ export class HeatMap {
     this.onPick = onPick;
     this.steps = [];
     this.columns = 1;
+    this.top = 0;
     this.cross = null; // { column, unit }
     this.canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": `${title}: heat map, ${units} by steps` });
     this.over = el("canvas", { class: "over", "aria-hidden": "true" });
@@ -47,13 +50,26 @@ export class HeatMap {
     this.steps = steps;
     this.columns = columns;
     this.palette = palette;
-    let largest = 0;
-    for (const step of steps) {
-      for (const value of this.values(step) ?? []) if (Math.abs(value) > largest && Number.isFinite(value)) largest = Math.abs(value);
-    }
-    this.top = niceLimit(largest);
+    const wanted = this.wantedLimit();
+    // A scale that is a little too wide stays: else it would jump with every step.
+    if (!(wanted <= this.top && wanted > this.top / 2)) this.top = wanted;
     this.paint();
     this.mark();
+  }
+
+  // What all but a hundredth of the values shown keep within, by a sample of them: a few units that are far out would
+  // leave all the others without colour.
+  wantedLimit() {
+    const sizes = [];
+    const stride = Math.max(1, Math.floor((this.steps.length * this.units) / SAMPLE));
+    let place = 0;
+    for (const step of this.steps) {
+      const values = this.values(step);
+      if (values === null) continue;
+      for (; place < this.units; place += stride) if (Number.isFinite(values[place])) sizes.push(Math.abs(values[place]));
+      place -= this.units;
+    }
+    return niceLimit(Float64Array.from(sizes).sort()[Math.floor(sizes.length * 0.99)]);
   }
 
   paint() {
@@ -84,7 +100,7 @@ export class HeatMap {
     const pixels = new Uint32Array(image.data.buffer);
     pixels.forEach((_, index) => (pixels[index] = this.palette.of((index / (pixels.length - 1)) * 2 - 1, 1)));
     context.putImageData(image, 0, 0);
-    setText(this.limit, `−${this.top} to ${this.top}`);
+    setText(this.limit, `≤ −${this.top} to ≥ ${this.top}`);
   }
 
   // Lines where a life begins or steps are missing, and the cross.
@@ -158,13 +174,14 @@ export class HeatMap {
   read() {
     const step = this.cross && this.steps[this.cross.column - (this.columns - this.steps.length)];
     if (!step) {
-      setText(this.readout, "");
-      this.readout.style.removeProperty("--swatch");
+      setText(this.readout, HINT);
+      delete this.readout.dataset.step;
       return;
     }
     const value = this.values(step)?.[this.cross.unit];
     const text = value === undefined ? "not seen" : number(value);
     setText(this.readout, `step ${step.count} · ${this.unitName(this.cross.unit)} = ${text}${step.note ?? ""}`);
+    this.readout.dataset.step = String(step.count);
     this.readout.style.setProperty("--swatch", value === undefined ? css(this.palette.notSeen) : css(this.palette.of(value, this.top)));
   }
 

@@ -3,7 +3,9 @@
 import { overview } from "./overview.js";
 import { session } from "./session.js";
 import { installTheme } from "./theme.js";
+import { askJson } from "./api.js";
 import { el, setText } from "./dom.js";
+import { duration } from "./format.js";
 
 const view = document.getElementById("view");
 const link = document.getElementById("link");
@@ -20,7 +22,9 @@ const frame = {
     setText(link, message);
     link.className = "bad";
   },
-  facts: (text) => setText(server, text),
+  facts: ({ address, version, store, uptime_s }) => {
+    setText(server, `${address} · ${version} · ${store} · up ${duration(uptime_s)}`);
+  },
 };
 
 function show() {
@@ -44,3 +48,4 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 installTheme(document.getElementById("theme"));
 addEventListener("hashchange", show);
 show();
+askJson("overview", { after: Date.now() }).then(frame.facts, () => {}); // Views say themselves that nobody answers.

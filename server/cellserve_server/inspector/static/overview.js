@@ -3,7 +3,7 @@
 import { askJson, poll, Refused } from "./api.js";
 import { LineChart } from "./charts.js";
 import { el, select, setText } from "./dom.js";
-import { count, duration, milliseconds, rate } from "./format.js";
+import { count, milliseconds, rate } from "./format.js";
 import { sessionTable } from "./session_table.js";
 
 const POLL_MS = 1000;
@@ -28,6 +28,7 @@ const CHARTS = [
       { label: "p99", of: (sample) => sample.p99_s },
     ],
     format: milliseconds,
+    empty: 0.001,
   },
   {
     id: "batch",
@@ -65,12 +66,12 @@ function card(chart, span) {
     begin: () => {
       plot = new LineChart(host, chart.lines, {
         height: 150,
-        isTime: true,
         formatY: chart.format,
+        isWhole: chart.format === count,
         legend: false,
         range: {
           x: (_, low, high) => [(high ?? 0) - span(), high ?? 1],
-          y: (_, low, high) => [0, high > 0 ? high * 1.1 : 1],
+          y: (_, low, high) => [0, high > 0 ? high * 1.1 : (chart.empty ?? 1)],
         },
       });
     },
@@ -118,7 +119,7 @@ export function overview(view, frame) {
       const after = samples.at(-1)?.time_s ?? 0;
       const answer = await askJson("overview", { after }, signal);
       samples = join(samples, answer.samples);
-      frame.facts(`${answer.address} · ${answer.version} · ${answer.store} · up ${duration(answer.uptime_s)}`);
+      frame.facts(answer);
       cards.forEach((each) => each.show(samples));
       const busy = Object.entries(samples.at(-1)?.steps ?? {}).sort((one, other) => other[1] - one[1]);
       setText(models, busy.map(([name, steps]) => `${name} ${rate(steps)} steps/s`).join(" · "));

@@ -218,24 +218,29 @@ function linePanel(title, note, lines) {
   let chart = null;
   let list = [];
   let columns = 1;
-  const stepAt = (x) => list[Math.round(x) - (columns - list.length)];
+  // From serial numbers to what is written at them: the step counts of the life that is last.
+  const offset = () => (list.length ? list.at(-1).count - list.at(-1).serial : 0);
+  const stepAt = (x) => list.find((step) => step.serial === Math.round(x) - offset());
   return {
     element,
     begin: () => {
       chart = new LineChart(host, lines, {
         height: 180,
-        isTime: false,
         formatX: (x) => (stepAt(x) ? count(stepAt(x).count) : ""),
         formatY: number,
         legend: true,
-        range: { x: () => [0, Math.max(columns - 1, 1)] },
+        range: {
+          x: () => {
+            const last = (list.at(-1)?.serial ?? 0) + offset();
+            return [last - Math.max(columns - 1, 1), last];
+          },
+        },
       });
     },
     show: (newList, newColumns) => {
       list = newList;
       columns = newColumns;
-      const first = columns - list.length;
-      chart?.show([list.map((_, index) => first + index), ...lines.map(({ of }) => list.map(of))]);
+      chart?.show([list.map((step) => step.serial + offset()), ...lines.map(({ of }) => list.map(of))]);
     },
     close: () => chart?.close(),
   };
