@@ -81,6 +81,15 @@ def parse_addresses(text: str) -> Addresses:
     return Addresses(found, None)
 
 
+def each_address(text: str) -> list[str]:
+    """The addresses of single replicas, where they are listed; a name that is to be resolved stays as it is.
+
+    Raises:
+        FieldInvalidError: as of ``parse_addresses``.
+    """
+    return [address.target for address in parse_addresses(text).fixed] or [text.strip()]
+
+
 def parse_address(text: str) -> Address:
     """Reads ``host:port``; an IPv6 address stands in brackets.
 

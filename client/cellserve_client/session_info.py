@@ -27,6 +27,8 @@ class SessionInfo:
         ttl_s: how long it lives without being used, in seconds.
         create_time: when it was made.
         expire_time: when it goes if nobody uses it.
+        last_used_time: when it was made, reset, set or stepped last.
+        steps_per_second: lately, in a list that is ordered by activity; 0 elsewhere. See ``aio.Server.sessions``.
     """
 
     id: str
@@ -37,6 +39,8 @@ class SessionInfo:
     ttl_s: float
     create_time: datetime
     expire_time: datetime
+    last_used_time: datetime
+    steps_per_second: float
 
 
 def info_from_proto(session: session_pb2.Session) -> SessionInfo:
@@ -50,7 +54,15 @@ def info_from_proto(session: session_pb2.Session) -> SessionInfo:
         ttl_s=session.ttl.ToNanoseconds() / 1e9,
         create_time=session.create_time.ToDatetime(UTC),
         expire_time=session.expire_time.ToDatetime(UTC),
+        last_used_time=_last_used_time(session),
+        steps_per_second=session.steps_per_second,
     )
+
+
+def _last_used_time(session: session_pb2.Session) -> datetime:
+    if session.HasField("last_used_time"):
+        return session.last_used_time.ToDatetime(UTC)
+    return session.expire_time.ToDatetime(UTC) - session.ttl.ToTimedelta()  # A server that is older than the field.
 
 
 def session_name(session_id: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from cellserve_server.models.repository import LoadedModel
@@ -103,6 +105,9 @@ class LaneTable:
         if lane is None:
             lane = self._lanes[model] = Lane(model, self._budget, self.moved)
         return lane
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
 
     def tables(self) -> list[Seats[Session]]:
         """The seats of all models."""
