@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from cellserve_server.inspector.encoding import MAX_BANDS, bands, encode
 from cellserve_server.inspector.missing_states import AGAIN, with_states
 from cellserve_server.inspector.watch import HAS_OUTPUTS, HAS_STATE, Piece, Watch, bytes_of_a_step
 from cellserve_server.models.loaded_model import LoadedModel, draft_model
+from tests.inspecting import decode
 
 UNITS, DEPTH, WINDOW = 3, 2, 4
 ALL = 1 << 30
@@ -164,23 +164,8 @@ def test_what_is_kept_of_longer_runs_is_bounded(model: LoadedModel) -> None:
 # --- bytes ------------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes) -> tuple[dict[str, object], dict[str, Array]]:
-    """As a browser reads it."""
-    length = int.from_bytes(data[:4], "little")
-    header = json.loads(data[4 : 4 + length])
-    start = 4 + length
-    assert start % 8 == 0
-    arrays = {}
-    for name, entry in header["arrays"].items():
-        dtype = np.dtype(entry["dtype"]).newbyteorder("<")
-        assert entry["offset"] % 8 == 0
-        count = int(np.prod(entry["shape"]))
-        arrays[name] = np.frombuffer(data, dtype, count, start + entry["offset"]).reshape(entry["shape"])
-    return header, arrays
-
-
 def test_arrays_come_out_as_they_went_in() -> None:
-    arrays = {
+    arrays: dict[str, Array] = {
         "bytes": np.array([1, 2, 3], np.uint8),
         "counts": np.array([1, 1 << 52], np.int64),
         "singles": np.array([[0.1, np.nan, -np.inf]], np.float32),
