@@ -314,35 +314,34 @@ def test_a_session_in_the_store_is_not_brought_in(loop_thread: LoopThread, clock
     with running_app(loop_thread, CONFIG, clock, store) as server, bench_of(server) as bench:
         open_session(bench.client, "a").step(inputs_of(0))
         assert bench.inspector.watch("a").counts == [1]
-    with running_app(loop_thread, CONFIG, clock, store) as server:  # As after a kill: it has nothing in memory.
-        with bench_of(server) as bench:
-            assert bench.inspector.ask("watch", id="a").status == 404
-            assert bench.inspector.json("sessions")["sessions"] == []
-            session = bench.client.open_session("a")
-            output = session.step(inputs_of(1))
-            seen = bench.inspector.watch("a")
-            assert seen.counts == [2]
-            output = session.step(inputs_of(2))
-            seen = bench.inspector.more(seen, "a")
-            assert seen.counts == [3]
-            assert np.array_equal(seen.arrays["output0"][0], output)
+    with running_app(loop_thread, CONFIG, clock, store) as server, bench_of(server) as bench:
+        # As after a kill: it has nothing in memory.
+        assert bench.inspector.ask("watch", id="a").status == 404
+        assert bench.inspector.json("sessions")["sessions"] == []
+        session = bench.client.open_session("a")
+        output = session.step(inputs_of(1))
+        seen = bench.inspector.watch("a")
+        assert seen.counts == [2]
+        output = session.step(inputs_of(2))
+        seen = bench.inspector.more(seen, "a")
+        assert seen.counts == [3]
+        assert np.array_equal(seen.arrays["output0"][0], output)
 
 
 def test_a_session_that_left_memory_says_so(loop_thread: LoopThread, clock: ManualClock) -> None:
     store = MemoryStore(clock, is_volatile=False)
-    with running_app(loop_thread, replace(CONFIG, max_sessions=1), clock, store) as server:
-        with bench_of(server) as bench:
-            session = open_session(bench.client, "a")
-            session.step(inputs_of(0))
-            seen = bench.inspector.watch("a")
-            clock.advance(1)
-            open_session(bench.client, "b").step(inputs_of(0))
-            away = bench.inspector.more(seen, "a")
-            assert "left memory for the store" in away.header["gone"]
-            session.step(inputs_of(1))
-            back = bench.inspector.more(away, "a")
-            assert (back.header["gone"], back.counts) == ("", [2])
-            assert same([leaf[-1:] for leaf in back.leaves()], leaves_of(session))
+    with running_app(loop_thread, replace(CONFIG, max_sessions=1), clock, store) as server, bench_of(server) as bench:
+        session = open_session(bench.client, "a")
+        session.step(inputs_of(0))
+        seen = bench.inspector.watch("a")
+        clock.advance(1)
+        open_session(bench.client, "b").step(inputs_of(0))
+        away = bench.inspector.more(seen, "a")
+        assert "left memory for the store" in away.header["gone"]
+        session.step(inputs_of(1))
+        back = bench.inspector.more(away, "a")
+        assert (back.header["gone"], back.counts) == ("", [2])
+        assert same([leaf[-1:] for leaf in back.leaves()], leaves_of(session))
 
 
 # --- what it costs and what it leaves alone ---------------------------------------------------------------------------

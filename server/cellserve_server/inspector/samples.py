@@ -24,8 +24,8 @@ class Reading(NamedTuple):
     Attributes:
         steps: applied, by model.
         ticks, rows: passes of the engine, and the rows that they stepped.
-        latencies: by the bounds of their buckets, ascending, in seconds, the last one infinite: how many were at most as
-            long. Empty: there was none.
+        latencies: of steps; by the bounds of their buckets, ascending, in seconds, the last one infinite: how many were
+            at most as long. Empty: there was none.
         sessions, queue_runs: how many there are.
     """
 
