@@ -1,4 +1,4 @@
-"""Asks a server's inspector over HTTP, as its pages do, but without a browser."""
+"""A server with an inspector, and how to ask that over HTTP, as its pages do, but without a browser."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cellserve.states import NestedState
 from cellserve.tensors import Array
-from tests.servers import RPC_TIMEOUT_S
+from cellserve_client import connect, rnn
+from cellserve_client.blocking_sessions import Session
+from cellserve_client.client import Server
+from cellserve_server.inspector.inspector import Inspector
+from tests.servers import RPC_TIMEOUT_S, RunningApp
+
+UNITS, DEPTH = 3, 2
 
 
 class Page(NamedTuple):
@@ -101,3 +109,58 @@ def decode(data: bytes) -> Seen:
         count = int(np.prod(entry["shape"]))
         arrays[name] = np.frombuffer(data, dtype, count, start + entry["offset"]).reshape(entry["shape"])
     return Seen(header, arrays)
+
+
+class Bench(NamedTuple):
+    """A server with an inspector, a client that shares messages and one that does not."""
+
+    server: RunningApp
+    inspector: Inspecting
+    client: Server
+    plain: Server
+
+    @property
+    def inside(self) -> Inspector:
+        """To be touched through the server's loop only."""
+        assert self.server.app.inspector is not None
+        return self.server.app.inspector
+
+    def watches(self) -> int:
+        """How many there are."""
+        return self.server.loop.call(lambda: len(self.inside.watches))
+
+    def observers(self) -> int:
+        """How many the engine tells of its ticks."""
+        return self.server.loop.call(lambda: len(self.server.app.engine.observers))
+
+
+@contextmanager
+def bench_of(server: RunningApp) -> Iterator[Bench]:
+    """Connects to a server."""
+    assert server.app.http_port is not None
+    with connect(server.address) as client, connect(server.address, coalesce=False) as plain:
+        yield Bench(server, Inspecting(server.app.http_port), client, plain)
+
+
+def open_session(client: Server, id_: str, batch_size: int | None = None, layers: int = 1) -> Session:
+    """A session of one or more LSTM cells, which begins with its first step."""
+    cells = (
+        rnn.MultiRNNCell([rnn.BasicLSTMCell(UNITS) for _ in range(layers)]) if layers > 1 else rnn.BasicLSTMCell(UNITS)
+    )
+    return client.session(client.cell(cells, seed=1, input_size=DEPTH), session_id=id_, batch_size=batch_size)
+
+
+def inputs_of(number: int, *shape: int) -> Array:
+    """The inputs of a step, or of as many as the shape says."""
+    inputs: Array = np.random.default_rng(number).standard_normal(shape or (DEPTH,)).astype(np.float32)
+    return inputs
+
+
+def leaves_of(session: Session) -> list[Array]:
+    """The state, ``[rows, units]`` each."""
+    return leaves_in(session.state())
+
+
+def leaves_in(state: NestedState) -> list[Array]:
+    """The arrays of a nested state, in order."""
+    return [state] if isinstance(state, np.ndarray) else [leaf for part in state for leaf in leaves_in(part)]

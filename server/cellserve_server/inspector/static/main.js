@@ -28,10 +28,10 @@ const frame = {
 };
 
 function show() {
-  const [, name, query] = /^#\/?([a-z]*)\??(.*)$/.exec(location.hash) ?? [null, "", ""];
+  const [name, query] = location.hash.replace(/^#?\/?/, "").split("?");
   close();
   view.replaceChildren();
-  const parameters = new URLSearchParams(query);
+  const parameters = new URLSearchParams(query ?? "");
   if (name === "") close = overview(view, frame);
   else if (name === "session" && parameters.has("id")) close = session(view, frame, parameters);
   else {
