@@ -148,6 +148,15 @@ def test_a_state_that_is_large_has_a_shorter_window(start_server: Start) -> None
         assert bench.inspector.watch("a").header["window_steps"] == 1024 // (25 + 4 * (3 * 40 + DEPTH))
 
 
+def test_a_part_with_many_units_is_told_in_bands(bench: Bench) -> None:
+    with bench.client.session(bench.client.cell(rnn.BasicRNNCell(2048), seed=0, input_size=DEPTH)) as session:
+        session.step(inputs_of(0))
+        seen = bench.inspector.watch(session.id)
+        assert seen.header["leaves"] == [{"name": "state", "units": 2048, "band_units": 4}]
+        bands = leaves_of(session)[0].reshape(512, 4)
+        assert np.array_equal(seen.leaves()[0][0], bands[np.arange(512), np.abs(bands).argmax(axis=1)])
+
+
 def test_a_run_that_is_taken_back_is_not_told(start_server: Start) -> None:
     with bench_of(start_server(replace(CONFIG, inline_tick_us=0, max_chunk_steps=1, at_once_us=0))) as bench:
         session = open_session(bench.client, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from importlib import resources
@@ -37,6 +38,9 @@ SECURITY_HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 
+# Questions that are looked into at once: beyond that they wait for each other, and not all for the event loop.
+MAX_QUESTIONS = 8
+
 Answer: TypeAlias = tuple[HTTPStatus, str, bytes]
 
 
@@ -53,6 +57,7 @@ class InspectorPages:
         self._inspector = inspector
         self._is_private = is_private
         self._files = _static_files()
+        self._places = threading.BoundedSemaphore(MAX_QUESTIONS)
         self._questions: Mapping[str, Callable[[Parameters], Answer]] = {
             f"{PREFIX}/api/overview": self._overview,
             f"{PREFIX}/api/sessions": self._sessions,
@@ -84,7 +89,9 @@ class InspectorPages:
 
     def _answer(self, question: Callable[[Parameters], Answer], query: str) -> Answer:
         try:
-            return question(Parameters(parse_qsl(query, keep_blank_values=True)))
+            parameters = Parameters(parse_qsl(query, keep_blank_values=True))
+            with self._places:
+                return question(parameters)
         except CellServeError as error:
             return _refusal(_status_of(error), error.message)
 

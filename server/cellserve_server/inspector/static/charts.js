@@ -9,10 +9,11 @@ const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit"
 
 // Draws lines into an element: `data` is x and then a column for each line. The time in x is in unix seconds.
 export class LineChart {
-  constructor(host, lines, { height, formatX, formatY, legend, range, isWhole }) {
+  constructor(host, lines, { height, formatX, formatY, formatTick, legend, range, isWhole }) {
     this.host = host;
     this.lines = lines;
-    this.settings = { height, formatX: formatX ?? ((x) => clock.format(x * 1000)), formatY, legend, range, isWhole };
+    const formats = { formatX: formatX ?? ((x) => clock.format(x * 1000)), formatY, formatTick: formatTick ?? formatY };
+    this.settings = { height, ...formats, legend, range, isWhole };
     this.data = [[], ...lines.map(() => [])];
     this.draw();
     this.forgetTheme = onTheme(() => this.draw());
@@ -25,7 +26,7 @@ export class LineChart {
 
   draw() {
     this.plot?.destroy();
-    const { height, formatX, formatY, legend, range, isWhole } = this.settings;
+    const { height, formatX, formatY, formatTick, legend, range, isWhole } = this.settings;
     const axis = {
       stroke: colour("--muted"),
       grid: { stroke: colour("--grid"), width: 1 },
@@ -41,7 +42,7 @@ export class LineChart {
       scales: { x: { time: false, range: range?.x }, y: { range: range?.y } },
       axes: [
         { ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map(formatX) },
-        { ...axis, size: 58, space: 24, values: (_, ticks) => ticks.map(formatY), ...(isWhole && { incrs: WHOLE }) },
+        { ...axis, size: 58, space: 24, values: (_, ticks) => ticks.map(formatTick), ...(isWhole && { incrs: WHOLE }) },
       ],
       series: [
         { label: "step", value: (_, x) => (x === null ? "–" : formatX(x)) },

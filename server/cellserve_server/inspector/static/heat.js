@@ -5,7 +5,7 @@ import { css, niceLimit } from "./colours.js";
 import { el, setText } from "./dom.js";
 import { number } from "./format.js";
 
-const HINT = "Point at a number, or move with the arrow keys; a click, or Enter, draws its unit as a line.";
+const HINT = "Point, or use the arrow keys. A click, or Enter, draws the unit as a line.";
 const SAMPLE = 4096;
 const HEIGHT_PX = { min: 72, max: 288 };
 
@@ -57,8 +57,8 @@ export class HeatMap {
     this.mark();
   }
 
-  // What all but a hundredth of the values shown keep within, by a sample of them: a few units that are far out would
-  // leave all the others without colour.
+  // What 97 of a hundred of the values shown keep within, by a sample of them: a few units that are far out would leave
+  // all the others without colour.
   wantedLimit() {
     const sizes = [];
     const stride = Math.max(1, Math.floor((this.steps.length * this.units) / SAMPLE));
@@ -69,7 +69,7 @@ export class HeatMap {
       for (; place < this.units; place += stride) if (Number.isFinite(values[place])) sizes.push(Math.abs(values[place]));
       place -= this.units;
     }
-    return niceLimit(Float64Array.from(sizes).sort()[Math.floor(sizes.length * 0.99)]);
+    return niceLimit(Float64Array.from(sizes).sort()[Math.floor(sizes.length * 0.97)]);
   }
 
   paint() {

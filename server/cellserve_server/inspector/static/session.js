@@ -228,6 +228,7 @@ function linePanel(title, note, lines) {
         height: 180,
         formatX: (x) => (stepAt(x) ? count(stepAt(x).count) : ""),
         formatY: number,
+        formatTick: rate,
         legend: true,
         range: {
           x: () => {
