@@ -113,7 +113,7 @@ class Watch:
     @property
     def nbytes(self) -> int:
         """The bytes that it takes."""
-        columns = [self._step_counts, self._lives, self._times, self._parts, *self._leaves, *self._outputs]
+        columns: list[Array] = [self._step_counts, self._lives, self._times, self._parts, *self._leaves, *self._outputs]
         for _, piece in self._spans:
             columns += [*piece.inputs, *piece.before, *piece.after, *piece.outputs]
         return sum(array.nbytes for array in columns)
