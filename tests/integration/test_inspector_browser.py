@@ -95,7 +95,7 @@ def steps_of(*sessions: Session) -> Iterator[None]:
 
 @contextmanager
 def sessions_of(bench: Bench, *ids: str) -> Iterator[list[Session]]:
-    """Sessions that have made a step."""
+    """Sessions that have made a step. An id that was watched before has an earlier life on its page."""
     sessions = [open_session(bench.client, id_) for id_ in ids]
     for session in sessions:
         session.step(inputs_of(0))
@@ -225,8 +225,8 @@ def test_a_longer_run_is_painted_step_by_step(browser: Browser, bench: Bench) ->
 
 
 def test_steps_are_scrolled_back(browser: Browser, bench: Bench) -> None:
-    with sessions_of(bench, "a") as (session,):
-        open_page(browser, bench, "session?id=a")
+    with sessions_of(bench, "scrolled") as (session,):
+        open_page(browser, bench, "session?id=scrolled")
         Select(find(browser, ".title select")).select_by_value("32")
         states = []
         for number in range(100):
@@ -279,7 +279,9 @@ def test_a_row_is_chosen(browser: Browser, bench: Bench) -> None:
     state = leaves_of(session)
     assert_painted(browser, [leaf[0] for leaf in state])
     browser.run("for (const each of document.querySelectorAll('.heat')) each.dataset.before = 'yes'")
-    Select(find(browser, ".title select")).select_by_value("2")
+    box = find(browser, ".title input")
+    box.clear()
+    box.send_keys("2", Keys.TAB)
     browser.wait_until("document.querySelector('.heat:not([data-before]) canvas')?.dataset.next === '1'")
     assert_painted(browser, [leaf[2] for leaf in state])
     session.step(inputs_of(1, 3, DEPTH))

@@ -14,8 +14,13 @@ export class Refused extends Error {
   }
 }
 
+// Nobody answers: the server has stopped, or the way to it is cut.
+export class Unreachable extends Error {}
+
 async function ask(question, parameters, signal) {
-  const answer = await fetch(`api/${question}?${new URLSearchParams(parameters)}`, { signal });
+  const answer = await fetch(`api/${question}?${new URLSearchParams(parameters)}`, { signal }).catch((error) => {
+    throw error.name === "AbortError" ? error : new Unreachable(error.message);
+  });
   if (answer.ok) return answer;
   const refusal = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
   throw new Refused(refusal.error, answer.status);

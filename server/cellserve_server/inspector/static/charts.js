@@ -5,14 +5,23 @@ import { colour, onTheme } from "./theme.js";
 const uPlot = globalThis.uPlot;
 const COLOURS = 12;
 const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((factor) => factor * 10 ** power)).flat();
-const clock = new Intl.DateTimeFormat("en", { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const clock = new Intl.DateTimeFormat("en", {
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
 
 // Draws lines into an element: `data` is x and then a column for each line. The time in x is in unix seconds.
 export class LineChart {
   constructor(host, lines, { height, formatX, formatY, formatTick, legend, range, isWhole }) {
     this.host = host;
     this.lines = lines;
-    const formats = { formatX: formatX ?? ((x) => clock.format(x * 1000)), formatY, formatTick: formatTick ?? formatY };
+    const formats = {
+      formatX: formatX ?? ((x) => clock.format(x * 1000)),
+      formatY,
+      formatTick: formatTick ?? formatY,
+    };
     this.settings = { height, ...formats, legend, range, isWhole };
     this.data = [[], ...lines.map(() => [])];
     this.draw();
@@ -42,7 +51,13 @@ export class LineChart {
       scales: { x: { time: false, range: range?.x }, y: { range: range?.y } },
       axes: [
         { ...axis, size: 26, space: 80, values: (_, ticks) => ticks.map(formatX) },
-        { ...axis, size: 58, space: 24, values: (_, ticks) => ticks.map(formatTick), ...(isWhole && { incrs: WHOLE }) },
+        {
+          ...axis,
+          size: 58,
+          space: 24,
+          values: (_, ticks) => ticks.map(formatTick),
+          ...(isWhole && { incrs: WHOLE }),
+        },
       ],
       series: [
         { label: "step", value: (_, x) => (x === null ? "–" : formatX(x)) },

@@ -39,5 +39,7 @@ export const css = (packed) => `rgb(${packed & 255} ${(packed >> 8) & 255} ${(pa
 export function niceLimit(value) {
   if (!(value > 0) || !Number.isFinite(value)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].map((factor) => Number((factor * power).toPrecision(2))).find((limit) => limit >= value * (1 - 1e-9));
+  return [1, 1.5, 2, 3, 4, 5, 6, 8, 10]
+    .map((factor) => Number((factor * power).toPrecision(2)))
+    .find((limit) => limit >= value * (1 - 1e-9));
 }

@@ -20,7 +20,11 @@ export class HeatMap {
     this.columns = 1;
     this.top = 0;
     this.cross = null; // { column, unit }
-    this.canvas = el("canvas", { tabindex: "0", role: "img", "aria-label": `${title}: heat map, ${units} by steps` });
+    this.canvas = el("canvas", {
+      tabindex: "0",
+      role: "img",
+      "aria-label": `${title}: heat map, ${units} by steps`,
+    });
     this.over = el("canvas", { class: "over", "aria-hidden": "true" });
     this.readout = el("output", { class: "readout" });
     this.limit = el("span", { class: "muted limit" });
@@ -30,7 +34,14 @@ export class HeatMap {
     this.element = el(
       "section",
       { class: "card", "aria-label": title },
-      el("div", { class: "card-head" }, el("h2", {}, title), el("span", { class: "muted" }, note), this.scale, this.limit),
+      el(
+        "div",
+        { class: "card-head" },
+        el("h2", {}, title),
+        el("span", { class: "muted" }, note),
+        this.scale,
+        this.limit,
+      ),
       this.plot,
       this.readout,
     );
@@ -66,7 +77,8 @@ export class HeatMap {
     for (const step of this.steps) {
       const values = this.values(step);
       if (values === null) continue;
-      for (; place < this.units; place += stride) if (Number.isFinite(values[place])) sizes.push(Math.abs(values[place]));
+      for (; place < this.units; place += stride)
+        if (Number.isFinite(values[place])) sizes.push(Math.abs(values[place]));
       place -= this.units;
     }
     return niceLimit(Float64Array.from(sizes).sort()[Math.floor(sizes.length * 0.97)]);
@@ -147,7 +159,9 @@ export class HeatMap {
   }
 
   press(event) {
-    const [across, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key] ?? [0, 0];
+    const [across, down] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      event.key
+    ] ?? [0, 0];
     if (event.key === "Enter") this.pick();
     else if (event.key === "Escape") this.move(null);
     else if (across || down) {
@@ -161,7 +175,7 @@ export class HeatMap {
   }
 
   pick() {
-    if (this.cross) this.onPick?.(this.cross.unit);
+    if (this.cross) this.onPick(this.cross.unit);
   }
 
   move(cross) {
@@ -180,9 +194,12 @@ export class HeatMap {
     }
     const value = this.values(step)?.[this.cross.unit];
     const text = value === undefined ? "not seen" : number(value);
-    setText(this.readout, `step ${step.count} · ${this.unitName(this.cross.unit)} = ${text}${step.note ?? ""}`);
+    setText(this.readout, `step ${step.count} · ${this.unitName(this.cross.unit)} = ${text}${step.note}`);
     this.readout.dataset.step = String(step.count);
-    this.readout.style.setProperty("--swatch", value === undefined ? css(this.palette.notSeen) : css(this.palette.of(value, this.top)));
+    this.readout.style.setProperty(
+      "--swatch",
+      value === undefined ? css(this.palette.notSeen) : css(this.palette.of(value, this.top)),
+    );
   }
 
   close() {

@@ -3,7 +3,7 @@
 import { overview } from "./overview.js";
 import { session } from "./session.js";
 import { installTheme } from "./theme.js";
-import { askJson } from "./api.js";
+import { askJson, Refused, Unreachable } from "./api.js";
 import { el, setText } from "./dom.js";
 import { duration } from "./format.js";
 
@@ -18,8 +18,11 @@ const frame = {
     setText(link, "live");
     link.className = "good";
   },
-  failed: (message) => {
-    setText(link, message);
+  // Shows that a question had no answer, or was refused; what is neither is a fault of the page.
+  failed: (error) => {
+    if (error.name === "AbortError") return; // The view is closed.
+    if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+    setText(link, error instanceof Refused ? "refused" : "no answer; asking again");
     link.className = "bad";
   },
   facts: ({ address, version, store, uptime_s }) => {

@@ -1,6 +1,6 @@
 // The overview: what the server does, second by second, and its sessions.
 
-import { askJson, poll, Refused } from "./api.js";
+import { askJson, poll } from "./api.js";
 import { LineChart } from "./charts.js";
 import { el, select, setText } from "./dom.js";
 import { count, milliseconds, rate } from "./format.js";
@@ -8,7 +8,11 @@ import { sessionTable } from "./session_table.js";
 
 const POLL_MS = 1000;
 const KEPT_S = 600; // as many as the server keeps
-const SPANS = [[60, "1 minute"], [180, "3 minutes"], [600, "10 minutes"]];
+const SPANS = [
+  [60, "1 minute"],
+  [180, "3 minutes"],
+  [600, "10 minutes"],
+];
 
 const total = (steps) => Object.values(steps).reduce((sum, value) => sum + value, 0);
 
@@ -50,7 +54,13 @@ const CHARTS = [
 function card(chart, span) {
   const values = chart.lines.map(() => el("strong", {}, "–"));
   const labels = chart.lines.map(({ label }, index) =>
-    el("span", { class: "reading", "data-series": String(index + 1) }, el("i", { class: "key" }), `${label} `, values[index]),
+    el(
+      "span",
+      { class: "reading", "data-series": String(index + 1) },
+      el("i", { class: "key" }),
+      `${label} `,
+      values[index],
+    ),
   );
   const host = el("div", { class: "plot" });
   const element = el(
@@ -126,9 +136,7 @@ export function overview(view, frame) {
       await table.load(signal);
       frame.live();
     } catch (error) {
-      if (error.name !== "AbortError") {
-        frame.failed(error instanceof Refused ? error.message : "no answer from the server; asking again");
-      }
+      frame.failed(error);
     }
     return POLL_MS;
   });

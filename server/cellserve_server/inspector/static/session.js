@@ -1,21 +1,21 @@
 // One session: its state as heat maps over its steps, its outputs as lines, and the steps scrolled back.
 
 import { askWatch, poll, Refused } from "./api.js";
-import { LineChart } from "./charts.js";
 import { Palette } from "./colours.js";
 import { el, select, setText } from "./dom.js";
-import { count, duration, number, rate } from "./format.js";
-import { HeatMap } from "./heat.js";
-import { AGAIN, HAS_OUTPUTS, HAS_STATE, Steps } from "./steps.js";
+import { count, duration, rate } from "./format.js";
+import { outputPanel, partPanel, pickedUnits } from "./panels.js";
+import { Steps } from "./steps.js";
 import { onTheme, theme } from "./theme.js";
 
 const POLL_MS = 250;
 const RETRY_MS = 1000;
 const WIDTHS = [32, 64, 128, 256, 512];
 const PHONE_PX = 600;
+const ONLY_HERE =
+  "The inspector shows sessions in its server's memory: " +
+  "one that is in the store, or on another replica, is not brought here to be looked at.";
 const PARTS_SHOWN = 8; // of a state with many layers
-const LINES_SHOWN = 12; // of an output with many elements there is a heat map instead
-const PICKED = 6;
 
 export function session(view, frame, parameters) {
   const id = parameters.get("id");
@@ -32,15 +32,32 @@ export function session(view, frame, parameters) {
   const word = el("p", { class: "notice", role: "status", hidden: true });
   const host = el("div", { class: "panels" });
   const rowHost = el("span");
-  const slider = el("input", { type: "range", min: "0", max: "0", step: "1", "aria-label": "Steps shown: drag to scroll back" });
+  const slider = el("input", {
+    type: "range",
+    min: "0",
+    max: "0",
+    step: "1",
+    "aria-label": "Steps shown: drag to scroll back",
+  });
   const follow = el("button", { type: "button", "aria-pressed": "true" }, "Follow");
   const place = el("span", { class: "muted", id: "place" });
-  const widths = select("Steps across", WIDTHS.map((each) => [each, each]), width, (value) => {
-    width = Number(value);
-    draw();
-  });
+  const widths = select(
+    "Steps across",
+    WIDTHS.map((each) => [each, each]),
+    width,
+    (value) => {
+      width = Number(value);
+      draw();
+    },
+  );
   view.append(
-    el("div", { class: "title" }, el("h1", {}, el("a", { href: "#/", "aria-label": "To the overview" }, "←"), ` ${id}`), rowHost, widths),
+    el(
+      "div",
+      { class: "title" },
+      el("h1", {}, el("a", { href: "#/", "aria-label": "To the overview" }, "←"), ` ${id}`),
+      rowHost,
+      widths,
+    ),
     word,
     facts,
     el("div", { class: "scroll" }, slider, place, follow),
@@ -48,8 +65,7 @@ export function session(view, frame, parameters) {
   );
 
   slider.addEventListener("input", () => {
-    const newest = Number(slider.value) >= Number(slider.max);
-    end = newest ? null : (steps.list[0]?.serial ?? 0) + Number(slider.value);
+    end = steps.list[Number(slider.value)]?.serial ?? null;
     draw();
   });
   follow.addEventListener("click", () => {
@@ -59,16 +75,17 @@ export function session(view, frame, parameters) {
 
   // What is shown now: the last steps up to `end`, as many as there are columns for.
   function shown() {
-    const oldest = steps.list[0]?.serial ?? 0;
-    const columns = Math.min(width, Math.max(steps.list.length, WIDTHS[0]));
-    const least = Math.min(columns, steps.list.length);
-    if (end !== null) end = Math.max(oldest + least, Math.min(end, steps.next));
-    const stop = (end ?? steps.next) - oldest;
+    const { list } = steps;
+    const columns = Math.min(width, Math.max(list.length, WIDTHS[0]));
+    const least = Math.min(columns, list.length);
+    const found = end === null ? -1 : list.findIndex((step) => step.serial >= end);
+    const stop = found < 0 ? list.length : Math.max(least, found);
+    if (end !== null) end = list[stop]?.serial ?? steps.next; // What was shown may have left the window.
     slider.min = String(least);
-    slider.max = String(steps.list.length);
+    slider.max = String(list.length);
     slider.value = String(stop);
-    slider.disabled = steps.list.length <= columns;
-    return { list: steps.list.slice(Math.max(0, stop - columns), stop), columns };
+    slider.disabled = list.length <= columns;
+    return { list: list.slice(Math.max(0, stop - columns), stop), columns };
   }
 
   function draw() {
@@ -88,11 +105,10 @@ export function session(view, frame, parameters) {
     const { header } = answer;
     const isOther = header.watch !== steps.watch;
     steps.add(answer);
-    for (const step of steps.list.slice(-answer.arrays.parts.values.length || steps.list.length)) {
-      step.note = step.parts & AGAIN ? " (computed again)" : "";
-    }
     if (isOther) begin(header);
-    const gone = header.gone ? `Not in memory now: ${header.gone}. What was seen of it stays here while this page is open.` : "";
+    const gone = header.gone
+      ? `Not in memory now: ${header.gone}. What was seen of it stays here while this page is open.`
+      : "";
     setText(word, gone);
     word.hidden = !gone;
     if (header.session) tell(header.session, header.rows);
@@ -115,14 +131,14 @@ export function session(view, frame, parameters) {
     }
     Object.values(entries).forEach((text, index) => setText(facts.children[index].lastChild, text));
     if (rows > 1 && !rowHost.children.length) {
-      const options = Array.from({ length: Math.min(rows, 1024) }, (_, index) => [index, String(index)]);
-      rowHost.append(
-        select("Row", options, row, (value) => {
-          row = Number(value);
-          steps = new Steps();
-          polling.now();
-        }),
-      );
+      const box = el("input", { type: "number", min: "0", max: String(rows - 1), value: String(row) });
+      box.addEventListener("change", () => {
+        if (!box.reportValidity() || box.value === "") return;
+        row = Number(box.value);
+        steps = new Steps();
+        polling.now();
+      });
+      rowHost.append(el("label", { class: "field" }, el("span", {}, `Row (0 to ${rows - 1})`), box));
     }
   }
 
@@ -138,7 +154,7 @@ export function session(view, frame, parameters) {
       panel.begin?.();
       panels.push(panel);
     };
-    header.outputs.forEach((output, index) => put(outputPanel(output, index)));
+    header.outputs.forEach((output, index) => put(outputPanel(output, index, picked)));
     const parts = header.leaves.map((leaf, index) => partPanel(leaf, index, picked));
     parts.slice(0, PARTS_SHOWN).forEach(put);
     if (parts.length > PARTS_SHOWN) {
@@ -166,12 +182,11 @@ export function session(view, frame, parameters) {
       frame.live();
       return steps.next < answer.header.next ? 0 : POLL_MS;
     } catch (error) {
-      if (error.name === "AbortError") return RETRY_MS;
       if (error instanceof Refused) {
-        setText(word, `${error.message}. This server shows the sessions in its own memory: one that is in the store, or on another replica, is not brought here to be looked at.`);
+        setText(word, error.status === 404 ? `${error.message}. ${ONLY_HERE}` : error.message);
         word.hidden = false;
-        frame.live();
-      } else frame.failed("no answer from the server; asking again");
+      }
+      frame.failed(error);
       return RETRY_MS;
     }
   });
@@ -180,102 +195,5 @@ export function session(view, frame, parameters) {
     forgetTheme();
     cancelAnimationFrame(drawing);
     panels?.forEach((panel) => panel.close());
-  };
-}
-
-function partPanel({ name, units, band_units }, index, picked) {
-  const bands = Math.ceil(units / band_units);
-  const note =
-    band_units === 1
-      ? `${units} units`
-      : `${units} units in ${bands} bands of ${band_units}; a band shows its value furthest from 0`;
-  const unitName = (band) => (band_units === 1 ? `${name}[${band}]` : `${name}[${band * band_units}–${Math.min(units, (band + 1) * band_units) - 1}]`);
-  const values = (step) => (step.parts & HAS_STATE ? step.leaves[index] : null);
-  return new HeatMap({
-    title: name,
-    note,
-    units: bands,
-    values,
-    unitName,
-    onPick: (unit) => picked.toggle(unitName(unit), (step) => values(step)?.[unit] ?? null),
-  });
-}
-
-function outputPanel({ name, elements, labels }, index) {
-  const values = (step) => (step.parts & HAS_OUTPUTS ? step.outputs[index] : null);
-  const label = (element) => labels[element] ?? (elements === 1 ? name : `${name}[${element}]`);
-  if (elements > LINES_SHOWN) {
-    return new HeatMap({ title: `Output ${name}`, note: `${elements} elements`, units: elements, values, unitName: label });
-  }
-  const lines = Array.from({ length: elements }, (_, element) => ({ label: label(element), of: (step) => values(step)?.[element] ?? null }));
-  return linePanel(`Output ${name}`, "", lines);
-}
-
-// Lines over the steps shown.
-function linePanel(title, note, lines) {
-  const host = el("div", { class: "plot" });
-  const element = el("section", { class: "card lines", "aria-label": title }, el("div", { class: "card-head" }, el("h2", {}, title), el("span", { class: "muted" }, note)), host);
-  let chart = null;
-  let list = [];
-  let columns = 1;
-  // From serial numbers to what is written at them: the step counts of the life that is last.
-  const offset = () => (list.length ? list.at(-1).count - list.at(-1).serial : 0);
-  const stepAt = (x) => list.find((step) => step.serial === Math.round(x) - offset());
-  return {
-    element,
-    begin: () => {
-      chart = new LineChart(host, lines, {
-        height: 180,
-        formatX: (x) => (stepAt(x) ? count(stepAt(x).count) : ""),
-        formatY: number,
-        formatTick: rate,
-        legend: true,
-        range: {
-          x: () => {
-            const last = (list.at(-1)?.serial ?? 0) + offset();
-            return [last - Math.max(columns - 1, 1), last];
-          },
-        },
-      });
-    },
-    show: (newList, newColumns) => {
-      list = newList;
-      columns = newColumns;
-      chart?.show([list.map((step) => step.serial + offset()), ...lines.map(({ of }) => list.map(of))]);
-    },
-    close: () => chart?.close(),
-  };
-}
-
-// Single units, as lines: those that were clicked in the heat maps.
-function pickedUnits() {
-  const lines = [];
-  const element = el("div", { class: "picked" });
-  let panel = null;
-  let last = null;
-  const rebuild = () => {
-    panel?.close();
-    element.replaceChildren();
-    panel = null;
-    if (!lines.length) return;
-    panel = linePanel("Picked units", "click a unit again to let it go", [...lines]);
-    element.append(panel.element);
-    panel.begin();
-    if (last) panel.show(...last);
-  };
-  return {
-    element,
-    toggle: (label, of) => {
-      const at = lines.findIndex((line) => line.label === label);
-      if (at >= 0) lines.splice(at, 1);
-      else lines.push({ label, of });
-      if (lines.length > PICKED) lines.shift();
-      rebuild();
-    },
-    show: (...shown) => {
-      last = shown;
-      panel?.show(...shown);
-    },
-    close: () => panel?.close(),
   };
 }

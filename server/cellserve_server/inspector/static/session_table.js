@@ -4,12 +4,21 @@ import { askJson } from "./api.js";
 import { el, select, setText } from "./dom.js";
 import { count, duration, rate } from "./format.js";
 
-const LIMITS = [[10, "10"], [25, "25"], [50, "50"], [100, "100"], [200, "200"]];
+const LIMITS = [
+  [10, "10"],
+  [25, "25"],
+  [50, "50"],
+  [100, "100"],
+  [200, "200"],
+];
 const TYPING_MS = 200;
 
 // Title, what is shown of a session, by what the server orders it, and whether a phone has no room for it.
 const COLUMNS = [
-  { title: "Session", cell: (session) => el("a", { href: `#/session?${new URLSearchParams({ id: session.id })}` }, session.id) },
+  {
+    title: "Session",
+    cell: (session) => el("a", { href: `#/session?${new URLSearchParams({ id: session.id })}` }, session.id),
+  },
   { title: "Model", cell: (session) => session.model, wide: true },
   { title: "Rows", cell: (session) => count(session.rows), number: true, wide: true },
   { title: "Steps", cell: (session) => count(session.step_count), number: true, order: "step_count" },
@@ -82,7 +91,8 @@ export function sessionTable() {
       });
       return element;
     });
-    const isSame = rows.length === body.children.length && rows.every((element, index) => body.children[index] === element);
+    const isSame =
+      rows.length === body.children.length && rows.every((element, index) => body.children[index] === element);
     if (isSame) return;
     const focused = body.contains(document.activeElement) ? document.activeElement : null;
     body.replaceChildren(...rows);
@@ -114,7 +124,10 @@ export function sessionTable() {
       const contains = filter.value;
       const answer = await askJson("sessions", { order_by, limit, ...(contains && { contains }) }, signal);
       show(answer.sessions);
-      setText(shown, `${count(answer.sessions.length)} of ${count(answer.total)} in memory${contains ? ", filtered" : ""}`);
+      setText(
+        shown,
+        `${count(answer.sessions.length)} of ${count(answer.total)} in memory${contains ? ", filtered" : ""}`,
+      );
     },
   };
 }

@@ -2,7 +2,7 @@
 
 export const HAS_STATE = 1;
 export const HAS_OUTPUTS = 2;
-export const AGAIN = 4; // the state was computed again from the inputs of a longer run
+const AGAIN = 4; // the state was computed again from the inputs of a longer run
 const KEPT = 2048;
 
 export class Steps {
@@ -19,7 +19,8 @@ export class Steps {
       this.list = [];
     }
     const { step_counts, lives, times, parts } = arrays;
-    const of = (kind, number) => header[kind].map((_, index) => rowOf(arrays[`${kind === "leaves" ? "leaf" : "output"}${index}`], number));
+    const of = (kind, number) =>
+      header[kind].map((_, index) => rowOf(arrays[`${kind === "leaves" ? "leaf" : "output"}${index}`], number));
     for (let number = 0; number < step_counts.values.length; number++) {
       const previous = this.list.at(-1);
       const step = {
@@ -30,6 +31,7 @@ export class Steps {
         parts: parts.values[number],
         leaves: of("leaves", number),
         outputs: of("outputs", number),
+        note: parts.values[number] & AGAIN ? " (computed again)" : "",
       };
       // What is different from "the next step of this life": shown as a line before it.
       step.isNewLife = previous !== undefined && previous.life !== step.life;
