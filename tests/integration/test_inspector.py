@@ -256,6 +256,16 @@ def test_an_id_that_begins_on_another_model_is_another_watch(bench: Bench) -> No
     assert bench.watches() == 1
 
 
+def test_an_id_that_begins_with_fewer_rows_has_no_such_row(bench: Bench) -> None:
+    session = open_session(bench.client, "a", batch_size=3)
+    session.step(inputs_of(0, 3, DEPTH))
+    bench.inspector.watch("a", row=2)
+    session.close()
+    open_session(bench.client, "a", batch_size=2).step(inputs_of(0, 2, DEPTH))
+    refused = bench.inspector.ask("watch", id="a", row=2)
+    assert (refused.status, "below the session's 2; got 2" in refused.error) == (400, True)
+
+
 def test_a_session_in_the_store_is_not_brought_in(loop_thread: LoopThread, clock: ManualClock) -> None:
     store = MemoryStore(clock, is_volatile=False)
     with running_app(loop_thread, CONFIG, clock, store) as server, bench_of(server) as bench:
@@ -288,6 +298,7 @@ def test_a_session_that_left_memory_says_so(loop_thread: LoopThread, clock: Manu
         session.step(inputs_of(1))
         back = bench.inspector.more(away, "a")
         assert (back.header["gone"], back.counts) == ("", [2])
+        assert back.arrays["lives"][0] == seen.arrays["lives"][0], "it is the same life"
         assert same([leaf[-1:] for leaf in back.leaves()], leaves_of(session))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -63,6 +64,23 @@ def test_the_list_of_sessions(bench: Bench, clock: ManualClock) -> None:
     assert [entry["id"] for entry in filtered] == ["quick-2", "quick-1"]
     assert bench.inspector.json("sessions", tenant="somebody") == {"total": 0, "sessions": []}
     assert bench.inspector.ask("watch", id="slow", tenant="somebody").status == 404
+
+
+def test_a_server_that_has_no_time_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    async def hold() -> None:
+        over.wait(RPC_TIMEOUT_S)  # As a tick that is too long.
+
+    held = bench.server.loop.begin(hold())
+    with monkeypatch.context() as patch:
+        patch.setattr("cellserve_server.inspector.inspector.LOOP_TIMEOUT_S", 0.01)
+        refused = bench.inspector.ask("watch", id="a")
+    over.set()
+    held.result(RPC_TIMEOUT_S)
+    assert refused.status == 503
+    assert "no time to answer" in refused.error
+    assert bench.inspector.json("sessions")["total"] == 0
 
 
 def test_the_overview(bench: Bench) -> None:

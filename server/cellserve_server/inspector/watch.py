@@ -55,7 +55,7 @@ class SeenSteps(NamedTuple):
         first: the serial number of the first of them.
         lost: how many were asked for and had left the window.
         step_counts: of the session after each, int64 ``[count]``.
-        lives: the number of the life that each belongs to, int64 ``[count]``.
+        lives: the number of the life that each belongs to, among those that were seen, int64 ``[count]``.
         times: when each was seen, unix seconds, float64 ``[count]``.
         parts: what is there of each, uint8 ``[count]``: HAS_STATE, HAS_OUTPUTS; the arrays have zeros for what is not.
         leaves: the states after the steps, ``[count, units]`` each.
@@ -137,7 +137,7 @@ class Watch:
         """Notes a step; if the window is full the oldest one goes.
 
         Args:
-            life: the number of the session's life.
+            life: the number of the session's life, among those that were seen.
             step_count: of the session, after the step.
             time_s: when it was seen, unix seconds.
             leaves: the state after it, ``[units]`` each; None: it is not known.

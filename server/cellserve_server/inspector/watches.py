@@ -65,8 +65,17 @@ class _Entry:
     row: int
     watch: Watch
     asked_at: float
+    uid: str = ""  # of the life that was seen last
+    lives: int = 0  # that were seen
     run: Run | None = None  # that is under way
     pieces: deque[Piece] = field(default_factory=deque)  # the last ones that are computed of it
+
+    def life(self) -> int:
+        """The number of the session's life among those that were seen, from 1."""
+        if self.session.uid != self.uid:
+            self.uid = self.session.uid
+            self.lives += 1
+        return self.lives
 
     def keep(self, run: Run, piece: Piece) -> None:
         """A piece of a run is computed, and not committed."""
@@ -126,6 +135,8 @@ class Watches:
         """
         session = self._sessions.resident(key)
         entry = self._entries.get((key, row))
+        if session is not None and row >= session.rows:
+            raise FieldInvalidError(f"row: expected one below the session's {session.rows}; got {row}")
         if session is not None and (entry is None or entry.model is not session.model):
             entry = self._begin(session, row)
         if entry is None:
@@ -176,7 +187,7 @@ class Watches:
                 row = place * seats.rows + entry.row
                 leaves = [leaf[row] for leaf in tick.leaves]
                 outputs = [output[row] for output in tick.outputs]
-                entry.watch.add(session.life, int(tick.step_counts[place]), self._clock(), leaves, outputs)
+                entry.watch.add(entry.life(), int(tick.step_counts[place]), self._clock(), leaves, outputs)
 
     def step_answered(self, step: LoneStep) -> None:
         """As ``TickObserver.step_answered``."""
@@ -184,7 +195,7 @@ class Watches:
             if entry.session is step.session:
                 leaves = [leaf[entry.row] for leaf in step.leaves]
                 outputs = [output[entry.row] for output in step.outputs]
-                entry.watch.add(step.session.life, step.session.step_count, self._clock(), leaves, outputs)
+                entry.watch.add(entry.life(), step.session.step_count, self._clock(), leaves, outputs)
 
     def chunk_computed(self, tick: ChunkTick) -> None:
         """As ``TickObserver.chunk_computed``: kept until the run is committed, which may never be."""
@@ -202,26 +213,24 @@ class Watches:
                 self._note_run(entry)
 
     def _note_run(self, entry: _Entry) -> None:
-        now, session = self._clock(), entry.session
+        now = self._clock()
         # The run may have begun before the watch: its steps are counted from its end.
-        step_count = session.step_count - sum(piece.steps for piece in entry.pieces)
+        step_count = entry.session.step_count - sum(piece.steps for piece in entry.pieces)
         for piece in entry.pieces:
             step_count += piece.steps
-            entry.watch.add_piece(session.life, step_count, now, piece)
+            entry.watch.add_piece(entry.life(), step_count, now, piece)
         entry.forget_run()
 
     def _catch_up(self, entry: _Entry) -> None:
         """Notes the state as it is, if it is another one than the last that was seen: it was set, or just begun."""
         session = entry.session
-        if entry.watch.last != (session.life, session.step_count):
+        if entry.watch.last != (entry.life(), session.step_count):
             leaves = [leaf[entry.row] for leaf in session.read_state()]
-            entry.watch.add(session.life, session.step_count, self._clock(), leaves, None)
+            entry.watch.add(entry.life(), session.step_count, self._clock(), leaves, None)
 
     # --- how one begins and ends --------------------------------------------------------------------------------------
 
     def _begin(self, session: Session, row: int) -> _Entry:
-        if row >= session.rows:
-            raise FieldInvalidError(f"row: expected one below the session's {session.rows}; got {row}")
         name = (session.key, row)
         most = self._config.inspector_max_watches
         if name not in self._entries and len(self._entries) >= most:
