@@ -22,15 +22,11 @@ from cellserve_client.cli.common import (
     server_options,
     time_text,
 )
-from cellserve_client.session_info import SessionInfo
+from cellserve_client.session_info import MAX_SORTED, SORTS, SessionInfo
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000_000
 BY_ID = "id"
-# What else sessions can be sorted by, as the server calls it.
-SORTS = {"rate": "steps_per_second", "steps": "step_count", "used": "last_used_time", "created": "create_time"}
-# The most that a server gives in another order than by id.
-MAX_SORTED = 1000
 # A server that is asked for rates looks at its sessions, and the next time, a second later, it knows them.
 RATE_S = 1.0
 
