@@ -15,7 +15,7 @@ from textual.widgets import DataTable, Footer, Input, Static
 from cellserve.errors import CellServeError
 from cellserve_client.session_info import SORTS
 from cellserve_client.top.detail_screen import DetailScreen
-from cellserve_client.top.figures import Figures
+from cellserve_client.top.figures import DEFINED, Figures
 from cellserve_client.top.history import History
 from cellserve_client.top.live_table import LiveTable
 from cellserve_client.top.reading import Asked
@@ -212,6 +212,9 @@ class TopApp(App[None]):
             self.action_read()
         elif event.data_table.id == "models" and event.cursor_row < len(figures.models):
             name = figures.models[event.cursor_row].name
+            if name == DEFINED:
+                self.notify("The models that clients define share this line; --model NAME chooses one of them.")
+                return
             self._ask(replace(self.asked, model=None if self.asked.model == name else name))
 
     def _close_filter(self) -> None:
