@@ -1,0 +1,49 @@
+"""A real Prometheus with the rules scrapes real servers that are in a bad way: every alert fires."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.provocations import Server, Stage
+from tests.deploy.test_alerts import rules
+from tests.programs import require_program
+
+# Seven servers, two Redis and a Prometheus.
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    require_program("redis-server")
+    with ExitStack() as stack:
+        stage = Stage(Path(tmp_path_factory.mktemp("stage")), stack)
+        stage.be_well()
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def well(stage: Stage) -> list[tuple[str, str]]:
+    """The alerts that fired before anything happened."""
+    return sorted(stage.prometheus.firing())
+
+
+@pytest.fixture(scope="module")
+def provoked(stage: Stage, well: list[tuple[str, str]]) -> dict[str, Server]:
+    return stage.provoke()
+
+
+def test_nothing_fires_while_all_is_well(well: list[tuple[str, str]]) -> None:
+    assert well == []
+
+
+@pytest.mark.parametrize("alert", [rule["alert"] for rule in rules()])
+def test_the_alert_fires(stage: Stage, provoked: dict[str, Server], alert: str) -> None:
+    found = stage.prometheus.wait_firing(alert, provoked[alert].instance)
+    words = found["annotations"]["summary"] + found["annotations"]["description"]
+    assert provoked[alert].instance in words
+    assert "<" not in words
+    assert "{{" not in words
