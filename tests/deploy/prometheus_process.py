@@ -16,11 +16,10 @@ from ruamel.yaml import YAML
 
 from deploy.fleet import ManagedProcess
 from deploy.fleet.ports import HOST, free_ports
+from tests.deploy.alert_rules import RULES
 from tests.programs import require_program
-from tests.tools import ROOT
 
-FOLDER = ROOT / "deploy" / "prometheus"
-CONFIGURATION, RULES = FOLDER / "prometheus.yml", FOLDER / "alerts.yml"
+CONFIGURATION = RULES.with_name("prometheus.yml")
 INTERVAL = "1s"
 DEADLINE_S = 30.0
 POLL_S = 0.1

@@ -1,4 +1,4 @@
-"""A real Prometheus with the rules scrapes real servers that are in a bad way: every alert fires."""
+"""A real Prometheus with the rules scrapes real servers that are in a bad way: every alert fires, every panel shows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.deploy.alert_rules import rules
+from tests.deploy.dashboards import Query, label_queries, queries, with_all_chosen
 from tests.deploy.provocations import Server, Stage
-from tests.deploy.test_alerts import rules
 from tests.programs import require_program
 
-# Seven servers, two Redis and a Prometheus.
+# Six servers, two Redis and a Prometheus.
 pytestmark = pytest.mark.slow
 
 
@@ -47,3 +48,15 @@ def test_the_alert_fires(stage: Stage, provoked: dict[str, Server], alert: str) 
     assert provoked[alert].instance in words
     assert "<" not in words
     assert "{{" not in words
+
+
+@pytest.mark.parametrize("query", queries(), ids=[f"{query.panel}-{number}" for number, query in enumerate(queries())])
+def test_the_dashboards_query_gives_something(stage: Stage, provoked: dict[str, Server], query: Query) -> None:
+    assert provoked
+    stage.prometheus.wait_for(with_all_chosen(query.expression))
+
+
+@pytest.mark.parametrize(("series", "label"), label_queries())
+def test_the_dashboards_variable_has_values(stage: Stage, provoked: dict[str, Server], series: str, label: str) -> None:
+    assert provoked
+    assert stage.prometheus.label_values(label, with_all_chosen(series))
