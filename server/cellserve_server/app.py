@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -51,16 +49,6 @@ from cellserve_server.stores.opening import make_store
 SERVICES = (
     recurrent_service_pb2.DESCRIPTOR.services_by_name["RecurrentService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-)
-# Settings that metrics show beside what runs into them.
-LIMITS = (
-    "max_concurrent_rpcs",
-    "max_queued_runs",
-    "max_queued_bytes",
-    "max_tick_rows",
-    "max_sessions",
-    "max_state_bytes",
-    "flush_interval_ms",
 )
 LOADING_RETRY_S = 1.0
 # How often unused defined models are looked for at least and at most.
@@ -148,7 +136,7 @@ class App:
         self._page: MetricsPage | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
-        self._state_and_watch(store)
+        self._show_in_metrics(store)
 
     @property
     def port(self) -> int:
@@ -263,15 +251,9 @@ class App:
         task = asyncio.create_task(work, name=f"cellserve-{name}")
         self._exit.callback(task.cancel)
 
-    def _state_and_watch(self, store: Store) -> None:
-        """Has the metrics say what this server is, and ask for what they show as gauges."""
-        versions = {"version": version("cellserve-server"), "python": platform.python_version()}
-        self.metrics.server.state(
-            build={**versions, "grpc": grpc.__version__, "numpy": version("numpy")},
-            store=store.url.partition(":")[0],
-            durability="memory" if store.is_volatile else self._config.durability,
-            limits={name: getattr(self._config, name) for name in LIMITS},
-        )
+    def _show_in_metrics(self, store: Store) -> None:
+        durability = "memory" if store.is_volatile else self._config.durability
+        self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
         self.metrics.server.watch(
             serving=lambda: self._is_healthy and not self._draining,
             draining=lambda: self._draining,

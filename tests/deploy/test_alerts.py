@@ -5,36 +5,27 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from tests.deploy.alert_rules import RULES, rules
 from tests.programs import require_program
 from tests.tools import ROOT
 
-FOLDER = ROOT / "deploy" / "prometheus"
-RULES, CASES = FOLDER / "alerts.yml", FOLDER / "alerts_test.yml"
+CASES = RULES.with_name("alerts_test.yml")
 RUNBOOKS = ROOT / "docs" / "alerts.md"
 SEVERITIES = {"critical", "warning"}
 
 
-def load(path: Path) -> Any:
-    return YAML(typ="safe").load(path)
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in load(RULES)["groups"] for rule in group["rules"]]
-
-
 @pytest.mark.parametrize("check", [("check", "rules", RULES), ("test", "rules", CASES)], ids=["rules", "cases"])
 def test_promtool_is_content(check: tuple[str, str, Path]) -> None:
-    result = subprocess.run([require_program("promtool"), *check], capture_output=True, text=True, cwd=FOLDER)
+    result = subprocess.run([require_program("promtool"), *check], capture_output=True, text=True, cwd=RULES.parent)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    cases = {case["name"]: case for case in load(CASES)["tests"]}
+    cases = {case["name"]: case for case in YAML(typ="safe").load(CASES)["tests"]}
     assert list(cases) == [rule["alert"] for rule in rules()]
     for name, case in cases.items():
         early, late = case["promql_expr_test"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,14 +11,12 @@ import pytest
 from cellserve.errors import CellServeError
 from cellserve_client import Server, connect, rnn
 from cellserve_server.config import ServerConfig
-from tests.metrics_pages import Family, read_page
+from tests.metrics_pages import DOCUMENT, Family, documented, read_page
 from tests.servers import TEST_CONFIG, RunningApp
-from tests.tools import ROOT
 
 UNITS, DEPTH = 4, 3
 # Of all ids of sessions here.
 PREFIX = "very-own-"
-DOCUMENT = ROOT / "docs" / "metrics.md"
 LABELS = {
     *("model", "outcome", "kind", "phase", "reason", "how", "operation", "state", "limit", "store", "durability"),
     *("grpc_type", "grpc_service", "grpc_method", "grpc_code", "version", "python", "grpc", "numpy", "le"),
@@ -54,14 +51,6 @@ def keep_busy(remote: Server, first: int) -> None:
     cell.call(np.zeros((2, DEPTH), np.float32), cell.zero_state(2, np.float32))
     with pytest.raises(CellServeError):
         remote.session_info(f"{PREFIX}nobody-{first}")
-
-
-def documented() -> dict[str, tuple[str, frozenset[str]]]:
-    """Type and labels of every metric of the document, by name."""
-    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \|([^|]*)\|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    found = {name: (kind, frozenset(filter(None, labels.strip().split(", ")))) for name, kind, labels in rows}
-    assert len(found) == len(rows), "a metric stands there twice"
-    return found
 
 
 def test_the_page_and_the_document_have_the_same_metrics(page_server: RunningApp) -> None:
