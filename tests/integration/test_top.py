@@ -128,14 +128,14 @@ def test_sessions_models_and_the_server_with_their_rates(stage: Stage) -> None:
         await press(pilot, "space")
         (server,) = rows(pilot, "replicas")
         assert server[:2] == [stage.server.address, "serving"]
-        assert server[4] == "4"  # steps a second
+        assert server[4] == "4.0"  # steps a second
         assert server[7:9] == ["0", "3"]
         ((name, versions, rate, per_tick, _, sessions, errors),) = rows(pilot, "models")
-        assert (name, versions, rate, per_tick, sessions, errors) == ("defined", "1", "4", "2", "3", "0")
+        assert (name, versions, rate, per_tick, sessions, errors) == ("defined", "1", "4.0", "2.0", "3", "0")
         assert [row[0] for row in rows(pilot, "sessions")] == ["beta", "gamma", "alpha"]
-        assert [row[2:5] for row in rows(pilot, "sessions")] == [["2", "6", "3"], ["2", "2", "1"], ["2", "0", "0"]]
+        assert [row[2:5] for row in rows(pilot, "sessions")] == [["2", "6", "3.0"], ["2", "2", "1.0"], ["2", "0", "0"]]
         assert rows(pilot, "sessions")[0][5:] == ["2.0s", "59m58s", "22s"]
-        assert "4 steps/s" in words(pilot, "summary")
+        assert "4.0 steps/s" in words(pilot, "summary")
         assert words(pilot, "notes") == ""
 
     drive(stage.app(), test)
@@ -218,7 +218,7 @@ def test_one_session_in_detail(stage: Stage) -> None:
         stage.clock.advance(4.0)
         await press(pilot, "space")
         assert "11" in words(pilot, "about")
-        assert "2  " in words(pilot, "about").splitlines()[-1]  # steps a second
+        assert "2.0  " in words(pilot, "about").splitlines()[-1]  # steps a second
         stage.sessions["beta"].close()
         await press(pilot, "space")
         assert "deleted" in words(pilot, "trouble")
