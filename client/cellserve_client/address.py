@@ -82,12 +82,18 @@ def parse_addresses(text: str) -> Addresses:
 
 
 def each_address(text: str) -> list[str]:
-    """The addresses of single replicas, where they are listed; a name that is to be resolved stays as it is.
+    """The addresses of single replicas, for who asks each by itself.
 
     Raises:
-        FieldInvalidError: as of ``parse_addresses``.
+        FieldInvalidError: as of ``parse_addresses``; or a name is to be resolved: it is not known who answers then.
     """
-    return [address.target for address in parse_addresses(text).fixed] or [text.strip()]
+    found = parse_addresses(text)
+    if found.name is not None:
+        raise FieldInvalidError(
+            f"address: expected host:port, or several with commas between, for each replica is asked by itself; "
+            f"got {text!r}"
+        )
+    return [address.target for address in found.fixed]
 
 
 def parse_address(text: str) -> Address:

@@ -358,6 +358,8 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no server answers at localhost:1" in printed.err
     assert main(["localhost", "--once"]) == 1
     assert "address: expected host:port" in capsys.readouterr().err
+    assert main(["dns:///replicas:50051", "--once"]) == 1
+    assert "each replica is asked by itself" in capsys.readouterr().err
 
 
 def test_the_filter_is_a_line_that_comes_and_goes(stage: Stage) -> None:

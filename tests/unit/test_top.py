@@ -15,7 +15,7 @@ from cellserve_client.session_info import SORTS, SessionInfo
 from cellserve_client.top import text
 from cellserve_client.top.figures import Figures, figures_of
 from cellserve_client.top.history import COURSE_LENGTH, SHORTEST_S, History
-from cellserve_client.top.reading import Asked, Reading, ReplicaReading
+from cellserve_client.top.reading import Answer, Asked, Reading, ReplicaReading
 from cellserve_client.top.state_parts import HISTOGRAM_BINS, parts_of
 from cellserve_client.top.tables import DOWNWARD, UPWARD, replicas_table, sessions_table
 
@@ -79,7 +79,7 @@ def replica(
     address: str, snapshot: Snapshot | None = None, *sessions: SessionInfo, trouble: str = ""
 ) -> ReplicaReading:
     page_trouble = "" if snapshot else NO_PAGE
-    return ReplicaReading(address, trouble, False, snapshot, page_trouble, (), sessions)
+    return ReplicaReading(address, "none" if trouble else "given", trouble, snapshot, page_trouble, (), sessions)
 
 
 def reading(*replicas: ReplicaReading, at_s: float = NOW_S, asked: Asked | None = None) -> Reading:
@@ -119,27 +119,29 @@ def test_rates_are_unknown_at_first_and_without_a_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "is_draining", "gauges", "status"),
+    ("answer", "gauges", "status"),
     [
-        ("", False, {}, "serving"),
-        ("", False, {"cellserve_serving": 0.0}, "not serving"),
-        ("", False, {"cellserve_draining": 1.0, "cellserve_serving": 0.0}, "draining"),
-        ("it stops", True, {}, "draining"),
-        ("it loads", False, {"cellserve_serving": 0.0}, "not serving"),
-        ("nobody answers", False, None, "away"),
+        ("given", {}, "serving"),
+        ("given", {"cellserve_serving": 0.0}, "not serving"),
+        ("given", {"cellserve_draining": 1.0, "cellserve_serving": 0.0}, "draining"),
+        ("given", None, "serving"),
+        ("draining", None, "draining"),
+        ("refused", {}, "refused"),
+        ("none", {"cellserve_serving": 0.0}, "not serving"),
+        ("none", None, "away"),
     ],
 )
-def test_status(trouble: str, is_draining: bool, gauges: dict[str, float] | None, status: str) -> None:
+def test_status(answer: Answer, gauges: dict[str, float] | None, status: str) -> None:
     snapshot = None
     if gauges is not None:
         whole = page(1.0, 1.0)
         changed: dict[str, Mapping[Labels, float]] = {name: {(): value} for name, value in gauges.items()}
-        series = {**whole.series, **changed}
-        snapshot = Snapshot(whole.url, 1.0, series)
-    one = dataclasses.replace(replica("a:1", snapshot, trouble=trouble), is_draining=is_draining)
+        snapshot = Snapshot(whole.url, 1.0, {**whole.series, **changed})
+    trouble = "" if answer == "given" else "a reason"
+    one = dataclasses.replace(replica("a:1", snapshot, trouble=trouble), answer=answer)
     figures = figures_of(reading(one), None)
     assert figures.replicas[0].status == status
-    assert figures.notes == ((f"a:1: {trouble}",) if trouble else ())
+    assert not trouble or figures.notes == (f"a:1: {trouble}",)
 
 
 def test_several_replicas_are_one_list_of_sessions_and_one_of_models() -> None:

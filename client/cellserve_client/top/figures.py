@@ -26,7 +26,8 @@ class ReplicaFigures:
 
     Attributes:
         address: ``host:port``.
-        status: ``serving``, ``not serving`` (it loads, or has lost its store), ``draining``, or ``away``.
+        status: ``serving``, ``not serving`` (it loads, or has lost its store), ``draining``, ``refused`` (it does not
+            answer us), or ``away``.
         trouble: why it does not answer; empty: it does.
         version: of the server.
         up_s: for how long its process has run, in seconds.
@@ -163,16 +164,15 @@ def _replica_figures(replica: ReplicaReading, now: float, change: Change | None)
 
 
 def _status(replica: ReplicaReading) -> str:
-    told = (
-        {}
-        if replica.page is None
-        else {name: replica.page.value(f"cellserve_{name}") for name in ("serving", "draining")}
-    )
-    if replica.is_draining or (told.get("draining") and not replica.trouble):
+    page = replica.page
+    match replica.answer:
+        case "draining" | "refused":
+            return replica.answer
+        case "none":
+            return "away" if page is None else "not serving"
+    if page is not None and page.value("cellserve_draining"):
         return "draining"
-    if replica.trouble:
-        return "away" if replica.page is None else "not serving"
-    return "not serving" if told.get("serving") == 0.0 else "serving"
+    return "not serving" if page is not None and page.value("cellserve_serving") == 0 else "serving"
 
 
 def _models_figures(replicas: Iterable[ReplicaReading], changes: list[Change]) -> Iterable[ModelFigures]:

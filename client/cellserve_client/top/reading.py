@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from cellserve_client.models import ModelInfo
 from cellserve_client.server_metrics import Snapshot
 from cellserve_client.session_info import SORTS, SessionInfo
+
+# It answered; it refuses because it stops, or for another reason; it does not answer, or is not ready to.
+Answer: TypeAlias = Literal["given", "draining", "refused", "none"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class ReplicaReading:
 
     Attributes:
         address: ``host:port``.
-        trouble: why it did not answer; empty: it did.
-        is_draining: it refuses because it stops.
+        answer: whether it answered.
+        trouble: why it did not; empty: it did.
         page: of its metrics; None: it could not be read.
         page_trouble: why not.
         models: as of the last time when it told them.
@@ -55,8 +59,8 @@ class ReplicaReading:
     """
 
     address: str
+    answer: Answer
     trouble: str
-    is_draining: bool
     page: Snapshot | None
     page_trouble: str
     models: tuple[ModelInfo, ...]

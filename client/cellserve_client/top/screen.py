@@ -152,7 +152,9 @@ class TopApp(App[None]):
             f"   {pace}",
         )
         main.query_one("#summary", Static).update(summary)
-        order = f"{len(figures.sessions)} sessions by {self.asked.sort}, the {_first_word(self.asked)} first"
+        known = [replica.sessions for replica in figures.replicas if replica.sessions is not None]
+        shown = f"{len(figures.sessions)} of {sum(known):,}" if known else str(len(figures.sessions))
+        order = f"sessions by {self.asked.sort}, the {_first_word(self.asked)} first: {shown}"
         chosen = [f"model {self.asked.model}"] if self.asked.model else []
         chosen += [f'ids with "{self.asked.id_contains}"'] if self.asked.id_contains else []
         main.query_one("#order", Static).update("   ".join([order, *chosen]))

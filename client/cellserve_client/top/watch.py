@@ -9,15 +9,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from cellserve.errors import CellServeError, DrainingError, FieldInvalidError
-from cellserve_client.address import each_address, parse_address, parse_addresses
+from cellserve.errors import CellServeError, DeadlineExceededError, DrainingError, FieldInvalidError, UnavailableError
+from cellserve_client.address import each_address, parse_address
 from cellserve_client.client import Server
 from cellserve_client.connection import ConnectionSettings
 from cellserve_client.models import ModelInfo
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.server_metrics import DEFAULT_PORT, Snapshot, checked_url, default_url, fetch
 from cellserve_client.session_info import SessionInfo
-from cellserve_client.top.reading import Asked, Reading, ReplicaReading
+from cellserve_client.top.reading import Answer, Asked, Reading, ReplicaReading
 from cellserve_client.top.state_parts import StatePart, parts_of
 
 # What is read again in a moment is not asked for twice.
@@ -67,7 +67,7 @@ class Watch:
             )
         self._clock = clock
         self._timeout_s = settings.timeout_s
-        self._pages = dict(zip(addresses, map(checked_url, pages), strict=True)) if pages else _default_pages(settings)
+        self._pages = dict(zip(addresses, map(checked_url, pages), strict=True)) if pages else _default_pages(addresses)
         self._models: dict[str, tuple[ModelInfo, ...]] = {}
         self._readings = 0
         with ExitStack() as stack:
@@ -116,13 +116,14 @@ class Watch:
 
     def _read(self, address: str, asked: Asked) -> ReplicaReading:
         page, page_trouble = self._read_page(address)
-        trouble, is_draining, sessions = "", False, list[SessionInfo]()
+        answer: Answer = "given"
+        trouble, sessions = "", list[SessionInfo]()
         try:
             sessions = self._ask(self._servers[address], address, asked)
         except CellServeError as error:
-            trouble, is_draining = error.message, isinstance(error, DrainingError)
+            answer, trouble = _kind_of(error), error.message
         models = self._models.get(address, ())
-        return ReplicaReading(address, trouble, is_draining, page, page_trouble, models, tuple(sessions))
+        return ReplicaReading(address, answer, trouble, page, page_trouble, models, tuple(sessions))
 
     def _ask(self, server: Server, address: str, asked: Asked) -> list[SessionInfo]:
         if self._readings % READINGS_PER_MODELS == 0 or address not in self._models:
@@ -141,11 +142,14 @@ class Watch:
             return None, error.message
 
 
-def _default_pages(settings: ConnectionSettings) -> dict[str, str]:
+def _kind_of(error: CellServeError) -> Answer:
+    if isinstance(error, DrainingError):
+        return "draining"
+    return "none" if isinstance(error, (UnavailableError, DeadlineExceededError)) else "refused"
+
+
+def _default_pages(addresses: Sequence[str]) -> dict[str, str]:
     """By address; an empty one where replicas share a host, on which they cannot share a port."""
-    addresses = each_address(settings.address)
-    hosts = [parse_address(address).host for address in addresses] if parse_addresses(settings.address).fixed else [""]
-    return {
-        address: default_url(parse_address(address)) if host and hosts.count(host) == 1 else ""
-        for address, host in zip(addresses, hosts, strict=True)
-    }
+    parsed = [parse_address(address) for address in addresses]
+    hosts = [address.host for address in parsed]
+    return {address.target: default_url(address) if hosts.count(address.host) == 1 else "" for address in parsed}

@@ -22,7 +22,7 @@ LOOK_S = 0.9
 # The last look is forgotten when nobody has asked for so long.
 KEEP_S = 12.0
 # Seats that are looked through, and sessions whose names are read, before others have their turn.
-SEATS_AT_ONCE = 65_536
+SEATS_AT_ONCE = 32_768
 READ_AT_ONCE = 1000
 # Where too few of those first in order have the names that are wanted, so many times as many are read.
 READ_GROWTH = 16
@@ -154,7 +154,7 @@ class Activity:
             model: only sessions of this model, ``models/{model}`` or with a version; empty: all.
             id_contains: only sessions with this in their ids.
         """
-        look = self._look_at(self._clock())
+        look = await self._look_at(self._clock())
         prefix = f"{model}/" if model else ""
         lanes = [lane for lane in self._lanes if f"{lane.model.resource_name}/".startswith(prefix)]
         tables = [seats for lane in lanes for seats in lane.tables()]
@@ -180,16 +180,16 @@ class Activity:
             self._timer.cancel()
             self._timer = None
 
-    def _look_at(self, now: float) -> _Look:
+    async def _look_at(self, now: float) -> _Look:
         """The look whose rates are to be told: a new one, when the last is old enough."""
         last = self._look
         if last is not None and now - last.time > KEEP_S:
             last = None
-        if last is None or now - last.time >= LOOK_S:
-            last = self._look = _Look(now, {seats: _count(seats, last, now) for seats in self._lanes.tables()})
         self._asked_at = now
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEEP_S, self._forget)
+        if last is None or now - last.time >= LOOK_S:
+            last = self._look = _Look(now, {seats: await _count(seats, last, now) for seats in self._lanes.tables()})
         return last
 
     def _forget(self) -> None:
@@ -200,8 +200,13 @@ class Activity:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._forget)
 
 
-def _count(seats: Seats[Session], last: _Look | None, now: float) -> _Counts:
-    lives, steps = seats.records[: seats.used, [LIFE, STEP_COUNT]].T
+async def _count(seats: Seats[Session], last: _Look | None, now: float) -> _Counts:
+    parts = [np.empty((2, 0), np.int64)]
+    for start in range(0, seats.used, SEATS_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        parts.append(seats.records[start : min(start + SEATS_AT_ONCE, seats.used), [LIFE, STEP_COUNT]].T)
+    lives, steps = np.concatenate(parts, axis=1)
     rates = np.zeros(len(lives))
     before = None if last is None else last.counts.get(seats)
     if last is not None and before is not None:
