@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
@@ -35,6 +36,11 @@ from cellserve_client.session_info import info_from_proto as session_info_from_p
 from cellserve_client.sessions import Session, create_session
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from cellserve_client.tracing import Tracing
+
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
 PAGE_SIZE = 1000
@@ -49,6 +55,7 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one. Nothing is sent before the first request.
 
@@ -69,9 +76,12 @@ def connect(
         proxied: the address is that of a proxy with replicas behind it, which hashes the metadata key
             ``cellserve-bucket``: steps go over four streams, each for the sessions of one value, 0 to 3, and what else
             concerns a session carries the same value. Otherwise the value of a session is 0 to 63.
+        tracing: whether requests are spans of OpenTelemetry, and the server is told which trace the caller of each
+            step is in; True: of the program's tracer provider, or give another one. Needs
+            ``cellserve-client[tracing]``.
 
     Raises:
-        FieldInvalidError: an argument is not of its form.
+        FieldInvalidError: an argument is not of its form, or ``tracing`` is asked for and OpenTelemetry is not there.
     """
     fleet = Fleet(
         address,
@@ -81,8 +91,19 @@ def connect(
         coalesce=coalesce,
         pinned=pinned,
         proxied=proxied,
+        tracing=None if tracing is False else _new_tracing(tracing),
     )
     return Server(fleet)
+
+
+def _new_tracing(tracing: bool | TracerProvider) -> Tracing:
+    try:
+        from cellserve_client.tracing import Tracing
+    except ImportError as error:
+        raise FieldInvalidError(
+            "tracing: needs OpenTelemetry, which is not installed: pip install 'cellserve-client[tracing]'"
+        ) from error
+    return Tracing(None if isinstance(tracing, bool) else tracing)
 
 
 class Server:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
@@ -26,6 +26,9 @@ from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
 Result = TypeVar("Result")
@@ -40,6 +43,7 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one; see ``aio.connect``. Nothing is sent before the first request."""
     return Server(
@@ -51,6 +55,7 @@ def connect(
             coalesce=coalesce,
             pinned=pinned,
             proxied=proxied,
+            tracing=tracing,
         )
     )
 

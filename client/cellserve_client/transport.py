@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -33,6 +33,9 @@ from cellserve_client.deadlines import Deadline
 from cellserve_client.methods import Method
 from cellserve_client.retry import Retrier, RetryPolicy
 from cellserve_client.streaming.mux import Mux
+
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
 
 MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
@@ -73,6 +76,7 @@ class Settings:
         max_message_bytes: the largest answer that is taken.
         coalesce: whether the steps of many sessions go out as few messages on one stream.
         clock, sleep, randomness: handed in for tests.
+        tracing: makes spans of requests; None: nobody traces.
 
     Raises:
         FieldInvalidError: a number is out of its range.
@@ -85,6 +89,7 @@ class Settings:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     randomness: random.Random | None = None
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
@@ -113,6 +118,7 @@ class Transport:
         self.retrier = Retrier(settings.policy, settings.randomness or random.Random())
         self.clock = settings.clock
         self.sleep = settings.sleep
+        self.tracing = settings.tracing
         self._on_stream_trouble = on_stream_trouble
         self._process_id = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -198,6 +204,18 @@ class Transport:
         Raises:
             CellServeError: what the server said, or why it could not be reached.
         """
+        if self.tracing is not None:
+            with self.tracing.request(method.full_name, self.address) as headers:
+                return await self._send(method, request, deadline, (*metadata, *headers))
+        return await self._send(method, request, deadline, metadata)
+
+    async def _send(
+        self,
+        method: Method,
+        request: Message | Callable[[], Iterable[Message]],
+        deadline: Deadline,
+        metadata: Metadata,
+    ) -> Any:
         self._require_open()
         remaining_s = deadline.remaining_s()
         if remaining_s <= 0:
