@@ -44,11 +44,21 @@ class Caller:
 Contestant = Callable[[], Awaitable[Sample]]
 
 
-async def alternate(rounds: int, contestants: Sequence[Contestant], progress: Progress, what: str) -> list[Pair]:
-    """Gives each contestant its turn, round after round. Returns the rounds, each in the contestants' order."""
+async def alternate(
+    rounds: int, contestants: Sequence[Contestant], progress: Progress, what: str, *, there_and_back: bool = False
+) -> list[Pair]:
+    """Gives each contestant its turn, round after round.
+
+    Args:
+        there_and_back: every second round begins with the last one, so that no place in the round is anybody's.
+
+    Returns:
+        The rounds, each in the contestants' order.
+    """
     found = []
-    for _ in range(rounds):
-        found.append(tuple([await contestant() for contestant in contestants]))
+    for number in range(rounds):
+        way = -1 if there_and_back and number % 2 else 1
+        found.append(tuple([await contestant() for contestant in contestants[::way]][::way]))
         progress.advance(what)
     return found
 

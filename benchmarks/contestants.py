@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -54,9 +55,9 @@ class Reference:
 
 
 @contextlib.asynccontextmanager
-async def product(*flags: str) -> AsyncIterator[Product]:
-    """Starts CellServe with these flags, and connects to it."""
-    with processes.cellserve(*flags) as process:
+async def product(*flags: str, package: Path | None = None) -> AsyncIterator[Product]:
+    """Starts CellServe with these flags, or another copy of it, and connects to it."""
+    with processes.cellserve(*flags, package=package) as process:
         async with aio.connect(process.address) as server:
             yield Product(process, server, await lstm(server))
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -56,18 +57,19 @@ def blas_environment() -> Mapping[str, str]:
 
 
 @contextlib.contextmanager
-def cellserve(*flags: str) -> Iterator[ServerProcess]:
+def cellserve(*flags: str, package: Path | None = None) -> Iterator[ServerProcess]:
     """``cellserve serve`` on a free port of loopback, without models of its own.
 
     Args:
         flags: more of its command line.
+        package: a folder with another copy of the server's package; None: the one that is installed.
 
     Raises:
         ServerFailedError: it ended before it was ready.
     """
     with tempfile.TemporaryDirectory() as nothing:
         where = ("--models", nothing, "--port", "0", "--http-port", "-1", "--log-level", "warning")
-        with _started("cellserve", "serve", *where, *flags) as server:
+        with _started("cellserve", "serve", *where, *flags, package=package) as server:
             yield server
 
 
@@ -83,12 +85,13 @@ def reference() -> Iterator[ServerProcess]:
 
 
 @contextlib.contextmanager
-def _started(module: str, *arguments: str) -> Iterator[ServerProcess]:
+def _started(module: str, *arguments: str, package: Path | None = None) -> Iterator[ServerProcess]:
     command = [sys.executable, "-m", module, *arguments]
+    environment = dict(blas_environment())
+    if package is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package), environment.get("PYTHONPATH"))))
     # In a session of its own: Ctrl-C reaches this process alone, which then ends the servers in order.
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=blas_environment(), start_new_session=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     try:
         assert process.stdout is not None
         too_late = threading.Timer(START_TIMEOUT_S, process.kill)

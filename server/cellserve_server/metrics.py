@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from cellserve.errors import all_reasons
 from cellserve_server.tallies import Observations, Tally, Teller
+from cellserve_server.tick_times import TickTimes
 
 OUTCOMES = ("ok", "error", "cancelled", "deadline")
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
@@ -193,12 +194,12 @@ class Metrics:
 
     # --- what happens --------------------------------------------------------------------------------------------
 
-    def tick(self, model: str, rows: int, seconds: float) -> None:
+    def tick(self, model: str, rows: int, times: TickTimes) -> None:
         """The engine passed once over so many rows of a model."""
         children = self._of(model)
         children.ticks.count += 1
         children.tick_rows.observe(rows)
-        children.tick_seconds.observe(seconds)
+        children.tick_seconds.observe(times.seconds)
 
     def steps(self, model: str, count: int) -> None:
         """So many steps of a model were applied."""

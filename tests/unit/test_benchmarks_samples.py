@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from benchmarks.results import TARGETS, Target, judge
-from benchmarks.samples import Sample, compare, durations_within, median_ratio, percentiles, rate_between
+from benchmarks.samples import (
+    Sample,
+    compare,
+    durations_within,
+    median_interval,
+    median_ratio,
+    percentiles,
+    rate_between,
+)
 
 
 def sample(rate: float, *, client_us: float = 1.0, server_us: float = 1.0, p50_s: float = 1.0) -> Sample:
@@ -64,6 +72,13 @@ def test_nothing_in_the_window_is_nothing() -> None:
 
 def test_percentiles_are_numpys() -> None:
     assert percentiles(np.arange(101.0)) == (50.0, 99.0)
+
+
+@pytest.mark.parametrize(("count", "first"), [(1, 1), (5, 1), (6, 1), (9, 2), (15, 4), (17, 5), (25, 8), (50, 18)])
+def test_the_interval_of_a_median_is_that_of_the_tables(count: int, first: int) -> None:
+    """Conover, Practical Nonparametric Statistics: the ordered values that bound a median with 95 % confidence."""
+    values = list(np.random.default_rng(count).permutation(count) + 1.0)
+    assert median_interval(values) == (first, count + 1 - first)
 
 
 def test_long_calls_are_counted_between_answers() -> None:

@@ -26,7 +26,7 @@ from cellserve_server.cells import Network
 from cellserve_server.edge.step_submission import StepSubmission
 from cellserve_server.edge.stream_answers import PendingSteps
 from cellserve_server.edge.stream_groups import Group
-from cellserve_server.engine import tick_loop
+from cellserve_server.engine import step_ticks
 from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
 
 MIB = 1 << 20
@@ -283,7 +283,7 @@ def test_steps_under_way_do_not_need_their_handles(how: str, reopened: bool) -> 
 def test_no_memory_for_a_tick_is_no_end_of_the_engine(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     async def test(bench: Bench) -> None:
         stream = Stream(bench, names(3))
-        whole = getattr(tick_loop, where)
+        whole = getattr(step_ticks, where)
         fails = iter([True, False, True, False])
 
         def short_of_memory(*arguments: Any) -> Any:
@@ -291,7 +291,7 @@ def test_no_memory_for_a_tick_is_no_end_of_the_engine(monkeypatch: pytest.Monkey
                 raise MemoryError
             return whole(*arguments)
 
-        monkeypatch.setattr(tick_loop, where, short_of_memory)
+        monkeypatch.setattr(step_ticks, where, short_of_memory)
         answers = await stream.step(range(3))
         # The tick failed, then each step was tried alone: the second met it again.
         assert set(answers.errors) == {1}

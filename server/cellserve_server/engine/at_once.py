@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
+from cellserve_server.engine.observing import LoneStep, TickObserver
 from cellserve_server.metrics import Metrics
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.sessions.seats import ENGAGED, FLAGS, LIFE, RUN_ID, STEP_COUNT
 from cellserve_server.sessions.session import TWO_TO_64, LastRun, Session
+from cellserve_server.tick_times import TickTimes
 
 
 class StepsAtOnce:
@@ -21,12 +22,20 @@ class StepsAtOnce:
     Args:
         config: the limit of such a step.
         metrics: told of it as of a tick.
+        observers: told of it.
         clock: the engine's.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        metrics: Metrics,
+        observers: Sequence[TickObserver],
+        clock: Callable[[], float],
+    ) -> None:
         self._at_once_s = config.at_once_us / 1e6
         self._metrics = metrics
+        self._observers = observers
         self._clock = clock
 
     def step(
@@ -64,15 +73,21 @@ class StepsAtOnce:
         )
         if not is_plain:
             return None
-        started = time.perf_counter()
+        times = TickTimes(None)
         try:
             outputs, leaves = lane.model.network.step(inputs, session.read_state())
         except Exception:  # A bug of ours: the ordinary way meets it again, and tells of it.
             return None
+        times.note_computed()
         digest = int(lane.model.input_digests.of_steps(inputs, session.rows)[0]) if run_id else 0
         session.move(leaves, LastRun(run_id, step_count, 1, digest) if run_id else None, 1)
         session.renew(now)
-        self._metrics.tick(lane.label, session.rows, time.perf_counter() - started)
+        times.note_scattered()
+        self._metrics.tick(lane.label, session.rows, times)
         self._metrics.steps(lane.label, 1)
         self._metrics.runs_done(lane.label, "ok", 1)
+        if self._observers:
+            done = LoneStep(lane, session, outputs, leaves, times)
+            for observer in self._observers:
+                observer.step_answered(done)
         return step_count + 1, outputs

@@ -51,6 +51,7 @@ class StepBlock:
     """
 
     __slots__ = (
+        "arrived",
         "client",
         "deadlines",
         "digests",
@@ -95,6 +96,7 @@ class StepBlock:
         self.positions = positions
         self.sink = sink
         self.client = client
+        self.arrived = 0.0  # on time.perf_counter, when it is submitted
         self.step_bytes = step_bytes
         self.returns = seats.returns
         self.taken = 0  # Steps before this one were taken by ticks.

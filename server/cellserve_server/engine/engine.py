@@ -8,6 +8,7 @@ before the last run is kept, so that its repeat can be computed again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -28,6 +29,7 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.engine.admission import check_alive, is_repeat
 from cellserve_server.engine.at_once import StepsAtOnce
 from cellserve_server.engine.blocks import StepBlock
+from cellserve_server.engine.observing import TickObserver
 from cellserve_server.engine.ownership import Ownership
 from cellserve_server.engine.run_queue import RunQueue
 from cellserve_server.engine.runs import Run, RunResult
@@ -43,6 +45,7 @@ from cellserve_server.sessions.records import encode_states
 from cellserve_server.sessions.seats import BUSY, FLAGS, StateBudget
 from cellserve_server.sessions.session import LastRun, Session
 from cellserve_server.sessions.table import SessionTable
+from cellserve_server.tick_times import TickTimes
 
 DRAIN_RETRY_S = 1.0
 OUTCOMES: dict[type[CellServeError], str] = {RunCancelledError: "cancelled", DeadlineExceededError: "deadline"}
@@ -67,6 +70,7 @@ class Engine:
         queue: how much is under way.
         writer: writes states to a store before steps are answered; None: memory is where they are.
         ownership: looks whether sessions are still here before runs are refused; None: they are nowhere else.
+        observers: told of ticks; to be added to and taken from on the event loop, at any time.
         on_moved: called when states in memory have moved on that are to be written later; None: there are none.
         store_refusal: why no new work is taken although the server does not stop; None: it is.
     """
@@ -83,6 +87,7 @@ class Engine:
         self.draining = False
         self.writer: StateWriter | None = None
         self.ownership: Ownership | None = None
+        self.observers: list[TickObserver] = []
         self.on_moved: Callable[[], None] | None = None
         self.store_refusal: CellServeError | None = None
         # Twice: a table may have grown to twice of what is in it.
@@ -97,8 +102,8 @@ class Engine:
         self._blocks: dict[StepBlock, int] = {}  # steps of each that are not over
         self._orphans: dict[int, Session] = {}  # by life: sessions that have ended while a block had them
         self._waiting_turns = 0
-        self._ticks = TickLoop(config, metrics, clock, self)
-        self._at_once = StepsAtOnce(config, metrics, clock)
+        self._ticks = TickLoop(config, metrics, self.observers, clock, self)
+        self._at_once = StepsAtOnce(config, metrics, self.observers, clock)
         self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
 
     def start(self) -> asyncio.Task[None]:
@@ -160,6 +165,7 @@ class Engine:
         self.require_serving()
         if not has_room:
             self.queue.require_room(run.size_bytes)
+        run.arrived = time.perf_counter()
         self._runs.add(run)
         self.queue.add(1, run.size_bytes)
         if run.session is not None and run.session.busy:
@@ -174,6 +180,7 @@ class Engine:
             UnavailableError: the server is stopping, or is cut off from its store; no step was taken.
         """
         self.require_serving()
+        block.arrived = time.perf_counter()
         self._blocks[block] = len(block)
         self.queue.add(len(block), len(block) * block.step_bytes)
         self._ticks.add_block(self.lanes[model], block)
@@ -306,29 +313,33 @@ class Engine:
             self._replayed(run, leaves)
             return
         last = LastRun(run.run_id, session.step_count, run.steps, run.input_digest) if run.run_id else None
+        began = time.perf_counter()
         if self.writer is None:
-            self._move(run, session, last, leaves)
+            self._move(run, session, last, leaves, began)
         else:
             record = session.record_after(last, run.steps, self.clock())
             states = encode_states(record, leaves, session.rows)
-            self.writer.add([session], record, states, partial(self._written, run, session, last, leaves))
+            self.writer.add([session], record, states, partial(self._written, run, session, last, leaves, began))
 
     def _replayed(self, run: Run, leaves: Sequence[Array]) -> None:
         if run.session is not None:
             run.session.renew(self.clock())
         self.answer(run, leaves)
 
-    def _written(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array]) -> None:
+    def _written(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array], began: float) -> None:
         """The store has the state after a run, or has refused it, and the session is out of memory."""
         if session.ended:
             self.finish(run, run.refusal or self._sessions.ended_error(session))
         else:
-            self._move(run, session, last, leaves)
+            self._move(run, session, last, leaves, began)
 
-    def _move(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array]) -> None:
+    def _move(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array], began: float) -> None:
+        commit_s = time.perf_counter() - began
         session.move(leaves, last, run.steps)
         session.renew(self.clock())
         self.note_moved()
+        for observer in self.observers:
+            observer.run_committed(run, leaves, commit_s)
         self.answer(run, leaves)
 
     def note_moved(self) -> None:
@@ -409,9 +420,9 @@ class Engine:
         if run.on_done is not None:
             run.on_done(run)
 
-    def _observe_whole(self, run: Run, seconds: float) -> None:
+    def _observe_whole(self, run: Run, times: TickTimes) -> None:
         label = metrics_label(run.model)
-        self._metrics.tick(label, run.rows, seconds)
+        self._metrics.tick(label, run.rows, times)
         self._metrics.steps(label, run.steps)
 
 

@@ -63,6 +63,7 @@ class Run:
     """
 
     __slots__ = (
+        "arrived",
         "client",
         "deadline",
         "error",
@@ -120,6 +121,7 @@ class Run:
         self.mode = outputs
         self.return_state = return_state
         self.client = client
+        self.arrived = 0.0  # on time.perf_counter, when it is submitted
         self.time = int(inputs[0].shape[1])
         # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.
         self.steps: int = self.time if lengths is None else int(lengths.max(initial=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +12,7 @@ from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.engine.admission import check_alive
 from cellserve_server.engine.runs import OutputMode, Run, RunResult
+from cellserve_server.tick_times import TickTimes
 
 
 class WholeRuns:
@@ -22,7 +22,7 @@ class WholeRuns:
         clock: the engine's.
         finish: called with each run that is over; its result is set, or the error is given.
         fail: called with each run that failed by a bug of ours, and the exception.
-        observe: told of each sequence: the run and the seconds that it took.
+        observe: told of each sequence: the run and its times.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class WholeRuns:
         clock: Callable[[], float],
         finish: Callable[[Run, CellServeError | None], None],
         fail: Callable[[Run, Exception], None],
-        observe: Callable[[Run, float], None],
+        observe: Callable[[Run, TickTimes], None],
     ) -> None:
         self._clock = clock
         self._finish = finish
@@ -57,9 +57,10 @@ class WholeRuns:
         try:
             async with self._one_at_a_time:
                 check_alive(run, self._clock())
-                started = time.perf_counter()
+                times = TickTimes(run.arrived)
                 outputs, leaves = await asyncio.get_running_loop().run_in_executor(self._thread, self._compute, run)
-                self._observe(run, time.perf_counter() - started)
+                times.note_computed()
+                self._observe(run, times)
         except CellServeError as error:
             self._finish(run, error)
         except Exception as error:  # Nothing here raises anything else on purpose.

@@ -1,0 +1,127 @@
+"""What it costs to be watched: processor time a step of the server as it is, over that of the server without a part.
+
+A server without its metrics, and one without its tracing, are copies of the source from which the statements were taken
+out (``without.py``). The inspector is open on a session that is stepped, and asked as its page asks. An untouched copy
+tells how far two equal servers are apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import without
+from benchmarks.bursts import Caller, Contestant, Rhythm, alternate, call_in_loops
+from benchmarks.command import run
+from benchmarks.contestants import UNITS, normal, product
+from benchmarks.progress import Progress
+from benchmarks.results import Result
+from benchmarks.samples import Pair, Sample, median_interval, median_of
+from deploy.fleet.ports import free_ports
+
+AS_IT_IS = "as it is"
+# Each key: what stands above the line, and what below.
+RATIOS = {
+    "metrics": (AS_IT_IS, "without metrics"),
+    "tracing_off": (AS_IT_IS, "without tracing"),
+    "same": (AS_IT_IS, "an untouched copy"),
+}
+COPIES: dict[str, Sequence[str]] = {
+    "without metrics": without.METRICS,
+    "an untouched copy": (),
+}
+STEPS_METRIC = "cellserve_steps_total"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much."""
+
+    sessions: int
+    rhythm: Rhythm
+
+
+FULL = Plan(256, Rhythm(rounds=17, warmup_s=0.2, seconds=1.0))
+QUICK = Plan(256, Rhythm(rounds=2, warmup_s=0.2, seconds=0.4))
+
+
+async def measure(plan: Plan, progress: Progress) -> Result:
+    """Keys: those of ``RATIOS``: medians over pairs of bursts; ``_low`` and ``_high``: the interval of that median."""
+    result = Result()
+    progress.expect(plan.rhythm.rounds)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        contestants = {AS_IT_IS: await stack.enter_async_context(_served(AS_IT_IS, plan, None))}
+        for name, shapes in COPIES.items():
+            package = folder / name.replace(" ", "-")
+            package.mkdir()
+            count = without.server_without(shapes, package)
+            result.notes.append(f"{name}: {count} statements taken out")
+            contestants[name] = await stack.enter_async_context(_served(name, plan, package))
+        pairs = await alternate(plan.rhythm.rounds, list(contestants.values()), progress, "rounds", there_and_back=True)
+    _report(result, list(contestants), pairs)
+    return result
+
+
+def _report(result: Result, names: list[str], pairs: list[Pair]) -> None:
+    ratios = {}
+    for key, (over, under) in RATIOS.items():
+        if under in names:
+            above, below = names.index(over), names.index(under)
+            found = [pair[above].server_cpu_us / pair[below].server_cpu_us for pair in pairs]
+            low, high = median_interval(found)
+            result.keys |= {key: statistics.median(found), f"{key}_low": low, f"{key}_high": high}
+            ratios[under] = f"{result.keys[key]:.3f} ({low:.3f} to {high:.3f})"
+    for place, name in enumerate(names):
+        samples = [pair[place] for pair in pairs]
+        result.rows.append(
+            {
+                "server": name,
+                "server us/step": round(median_of(samples, lambda sample: sample.server_cpu_us), 2),
+                "steps/s": round(median_of(samples, lambda sample: sample.rate)),
+                f"{AS_IT_IS}, x this": ratios.get(name, ""),
+            }
+        )
+    result.samples += [sample.as_record() for pair in pairs for sample in pair]
+
+
+@asynccontextmanager
+async def _served(name: str, plan: Plan, package: Path | None) -> AsyncIterator[Contestant]:
+    """A server that is scraped once a burst, which is more often than any Prometheus does."""
+    (port,) = free_ports(1)
+    page = f"http://127.0.0.1:{port}/metrics"
+    async with product("--http-port", str(port), package=package) as ours:
+        inputs = normal(plan.sessions, UNITS)
+        sessions = [await ours.cell.session() for _ in range(plan.sessions)]
+        steppers = [Caller(session.step, row) for session, row in zip(sessions, inputs, strict=True)]
+
+        async def scrape() -> None:
+            await asyncio.sleep(plan.rhythm.warmup_s + plan.rhythm.seconds / 2)
+            await asyncio.to_thread(_metric, page, STEPS_METRIC)
+
+        async def burst() -> Sample:
+            scraping = asyncio.create_task(scrape())
+            sample = await call_in_loops(name, steppers, ours.process, plan.rhythm)
+            await scraping
+            return sample
+
+        yield burst
+        counted = _metric(page, STEPS_METRIC)
+        assert (counted == 0) == (name == "without metrics"), f"{name}: {STEPS_METRIC} is {counted}"
+
+
+def _metric(page: str, name: str) -> float:
+    """The sum of a metric's series; 0: there are none."""
+    with urllib.request.urlopen(page, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
+
+
+if __name__ == "__main__":
+    run("observability", measure, FULL, QUICK)
