@@ -21,7 +21,7 @@ from cellserve_client.load.document import (
     Totals,
     Trial,
 )
-from cellserve_client.load.latencies import Latencies
+from cellserve_client.load.latencies import Latencies, Sample
 
 STALL_SECOND = 17
 
@@ -31,12 +31,10 @@ def closed_document(seed: int = 0, seconds: int = 30, median_ms: float = 4.0) ->
     random = np.random.default_rng(seed)
     whole, timeline = Latencies(), []
     for second in range(seconds):
-        own_ms = random.lognormal(np.log(median_ms), 0.4, 200)
-        for latency_ms in own_ms:
-            whole.add(latency_ms / 1e3)
+        own = Sample.of(random.lognormal(np.log(median_ms / 1e3), 0.4, 200).tolist())
+        whole.add(own)
         steps = int(random.normal(16_000, 300))
-        p50, p99, slowest = (round(float(value), 3) for value in np.percentile(own_ms, (50, 99, 100)))
-        timeline.append(Second(second, steps, steps, 0, p50, p99, slowest, 64, None))
+        timeline.append(Second(second, steps, steps, 0, own.at_ms(50), own.at_ms(99), own.at_ms(100), 64, None))
     steps = sum(second.steps for second in timeline)
     return LoadDocument(
         settings={"sessions": 64, "traffic": "step", "transport": "stream", "seconds": float(seconds), "seed": seed},

@@ -11,7 +11,7 @@ from cellserve_client.load import figures
 from cellserve_client.load.charts import Chart, Mark, charts_of, charts_of_all
 from cellserve_client.load.curves import Curve, percentile_curve, resampled
 from cellserve_client.load.document import LoadDocument
-from cellserve_client.load.latencies import Latencies
+from cellserve_client.load.latencies import Latencies, Sample
 from tests.load_documents import STALL_SECOND, closed_document, open_document
 
 
@@ -73,8 +73,7 @@ def test_a_last_second_that_is_a_part_of_one_counts_as_such() -> None:
 
 def test_percentiles_stand_where_they_belong_and_end_with_the_slowest_request() -> None:
     latencies = Latencies()
-    for milliseconds in range(1, 1001):
-        latencies.add(milliseconds / 1e3)
+    latencies.add(Sample.of([milliseconds / 1e3 for milliseconds in range(1, 1001)]))
     curve = percentile_curve("", latencies.percentiles(), latencies.summary())
     assert list(curve.x) == sorted(set(curve.x))
     assert (curve.x[0], curve.x[-1]) == (0.0, 3.0)

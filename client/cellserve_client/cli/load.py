@@ -19,6 +19,7 @@ from cellserve_client.cli.common import (
     run,
     security_options,
 )
+from cellserve_client.cli.load_compare import main as compare
 from cellserve_client.cli.load_output import Outputs, print_trial, run_with_progress
 from cellserve_client.load import LoadDocument, LoadPlan
 from cellserve_client.load.find_max import find_max as search_rate
@@ -28,12 +29,15 @@ from cellserve_client.load.verdict import INTERRUPTED
 
 EXIT_OBJECTIVE_MISSED = 3
 AUTO = "auto"
+COMPARE = "compare"
 
 Function = TypeVar("Function", bound=Callable[..., int])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Load a server: closed or open loop, percentiles, objectives, the highest rate."""
+    if arguments[:1] == [COMPARE]:  # No address: it has no port.
+        return compare(arguments[1:])
     return run(load, "cellserve load", arguments)
 
 
@@ -254,6 +258,7 @@ def load(
       cellserve load --rate 500 --slo "p99<20ms,errors<0.1%" --html report.html
       cellserve load --find-max --slo "p99<20ms"
       cellserve load --ramp 5 --stage 30s:64 --stage 30s:256 --traffic mixed:0.9
+      cellserve load compare before.json after.json
     """
     outputs = Outputs(json_file, csv_file, html_file)
     plan = LoadPlan(

@@ -13,7 +13,10 @@ from rich.progress import Progress as ProgressBar
 
 from cellserve_client.cli.common import print_fields, print_json
 from cellserve_client.load import LoadDocument, LoadPlan, Progress, run_load
+from cellserve_client.load.csv_files import write_csv
 from cellserve_client.load.document import Latency, Slo, Term, Trial
+from cellserve_client.load.figures import milliseconds_text
+from cellserve_client.load.html_report import write_html
 
 STDOUT = "-"
 
@@ -45,20 +48,21 @@ class Outputs:
         """Prints the document, and writes the files that are wanted.
 
         Raises:
-            click.FileError: one cannot be written.
+            click.ClickException: one cannot be written.
         """
         if self._prints_json:
             print_json(document.to_json())
         else:
             print_document(document)
-        if self._json_file is not None:
-            self._write_json(document, self._json_file)
-
-    def _write_json(self, document: LoadDocument, file: Path) -> None:
         try:
-            file.write_text(json.dumps(document.to_json(), indent=2) + "\n", encoding="utf-8")
+            if self._json_file is not None:
+                self._json_file.write_text(json.dumps(document.to_json(), indent=2) + "\n", encoding="utf-8")
+            if self._csv_file is not None:
+                write_csv(document, self._csv_file)
+            if self._html_file is not None:
+                write_html(document, self._html_file)
         except OSError as error:
-            raise click.FileError(str(file), str(error)) from error
+            raise click.ClickException(f"the result cannot be written: {error}") from error
 
 
 def run_with_progress(plan: LoadPlan) -> LoadDocument:
@@ -87,8 +91,8 @@ def run_with_progress(plan: LoadPlan) -> LoadDocument:
                 completed=progress.seconds,
                 description=("measuring" if progress.is_measuring else "warm-up") + name,
                 rate=progress.steps_per_second,
-                p50=_milliseconds(progress.p50_ms),
-                p99=_milliseconds(progress.p99_ms),
+                p50=milliseconds_text(progress.p50_ms),
+                p99=milliseconds_text(progress.p99_ms),
                 errors=progress.errors,
             )
 
@@ -99,8 +103,8 @@ def print_trial(trial: Trial) -> None:
     """One line on standard error about a trial of a search."""
     click.echo(
         f"{trial.rate:>10,.1f}/s  {'held  ' if trial.held else 'missed'}  {trial.steps_per_second:>10,.0f} steps/s  "
-        f"p50 {_milliseconds(trial.latency_ms.p50)}  p99 {_milliseconds(trial.latency_ms.p99)}  "
-        f"errors {trial.errors_share:.2%}",
+        f"p50 {milliseconds_text(trial.latency_ms.p50)}  p99 {milliseconds_text(trial.latency_ms.p99)}  "
+        f"errors {trial.errors_share:.2%}{'  the load tester was the limit' if trial.client_is_limit else ''}",
         err=True,
     )
 
@@ -123,7 +127,7 @@ def print_document(document: LoadDocument) -> None:
     fields += _latency_fields(document.latency_ms)
     if document.mode == "open":
         sent = document.service_ms
-        fields.append(("from sending", f"p50 {_milliseconds(sent.p50)}, p99 {_milliseconds(sent.p99)}"))
+        fields.append(("from sending", f"p50 {milliseconds_text(sent.p50)}, p99 {milliseconds_text(sent.p99)}"))
     fields += _kind_fields(document)
     fields.append(("failed", f"{totals.failed:,}"))
     fields.append(("errors", ", ".join(f"{reason} {count:,}" for reason, count in document.errors.items()) or "none"))
@@ -148,11 +152,11 @@ def _loop(document: LoadDocument) -> str:
 
 def _latency_fields(latency: Latency) -> list[tuple[str, object]]:
     return [
-        ("p50", _milliseconds(latency.p50)),
-        ("p90", _milliseconds(latency.p90)),
-        ("p99", _milliseconds(latency.p99)),
-        ("p99.9", _milliseconds(latency.p999)),
-        ("max", _milliseconds(latency.max)),
+        ("p50", milliseconds_text(latency.p50)),
+        ("p90", milliseconds_text(latency.p90)),
+        ("p99", milliseconds_text(latency.p99)),
+        ("p99.9", milliseconds_text(latency.p999)),
+        ("max", milliseconds_text(latency.max)),
     ]
 
 
@@ -163,7 +167,8 @@ def _kind_fields(document: LoadDocument) -> list[tuple[str, object]]:
     return [
         (
             f"{name}s",
-            f"{kind.requests:,}, p50 {_milliseconds(kind.latency_ms.p50)}, p99 {_milliseconds(kind.latency_ms.p99)}",
+            f"{kind.requests:,}, p50 {milliseconds_text(kind.latency_ms.p50)}, "
+            f"p99 {milliseconds_text(kind.latency_ms.p99)}",
         )
         for name, kind in document.by_kind.items()
     ]
@@ -192,8 +197,4 @@ def _measured(term: Term) -> str:
         return "nothing measured"
     if term.term.startswith("errors"):
         return f"{term.measured:.3%}"
-    return f"{term.measured:,.1f}/s" if term.term.startswith("rate") else _milliseconds(term.measured)
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f} ms"
+    return f"{term.measured:,.1f}/s" if term.term.startswith("rate") else milliseconds_text(term.measured)

@@ -43,7 +43,7 @@ class Crew:
         Raises:
             RuntimeError: one of them has ended; it says why on standard error.
         """
-        await asyncio.gather(*(member.ready for member in self._members))
+        await asyncio.gather(*(asyncio.shield(member.ready) for member in self._members))
         moment = time.monotonic() + HEAD_START_S
         for member in self._members:
             member.send(Begin(moment))
@@ -55,7 +55,7 @@ class Crew:
         Raises:
             RuntimeError: one of them has ended before; it says why on standard error.
         """
-        await asyncio.gather(*(member.done for member in self._members))
+        await asyncio.gather(*(asyncio.shield(member.done) for member in self._members))
 
     def stop(self) -> None:
         """Has them end the test now; they still wait for the last answers."""

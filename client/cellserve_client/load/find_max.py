@@ -89,7 +89,16 @@ def find_max(
         if held:
             best = document
         totals = document.totals
-        trials.append(Trial(rate, held, totals.steps_per_second, document.latency_ms, failed_share(totals)))
+        trials.append(
+            Trial(
+                rate=rate,
+                held=held,
+                steps_per_second=totals.steps_per_second,
+                latency_ms=document.latency_ms,
+                errors_share=failed_share(totals),
+                client_is_limit=document.client.is_limit,
+            )
+        )
         on_trial(trials[-1])
     assert document is not None, "there was a first trial"
     shown = best if best is not None and document.failure != INTERRUPTED else document
