@@ -73,13 +73,13 @@ def open_document(seed: int = 0) -> LoadDocument:
         ServerSecond(second.second, float(second.steps), 40 + second.second % 7, 12.0 + second.second, 64.0, 1.1)
         for second in timeline
     ]
-    kind = document.by_kind["step"]
+    single, sequences = closed_document(1, 10, 3.0).by_kind["step"], closed_document(2, 10, 9.0).by_kind["step"]
     return replace(
         document,
         settings={**document.settings, "rate": 8_000.0, "arrivals": "poisson", "traffic": "mixed:0.9"},
         mode="open",
         totals=Totals(requests, steps, 40, steps / seconds, requests / seconds, 8_000.0, 180, steps + 16_000),
-        by_kind={"step": kind, "sequence": replace(kind, percentiles=closed_document(1, 10, 9.0).percentiles)},
+        by_kind={"step": single, "sequence": sequences},
         timeline=tuple(timeline),
         errors={"QUEUE_FULL": 38, "UNAVAILABLE": 2},
         server_metrics=ServerMetrics(("http://localhost:9464/metrics",), steps + 16_000, tuple(metrics)),

@@ -9,8 +9,24 @@ from typing import Any
 from cellserve_client.load.document import LoadDocument, ServerSecond
 
 SCHEMA = "cellserve-load-compare/1"
-# Settings that may differ between tests of the same work: where it ran, how long, and who watched.
-HARMLESS_SETTINGS = frozenset({"address", "metrics", "model", "processes", "seconds", "seed", "slo", "warmup_s"})
+# Settings that may differ between tests of the same work: where it was done, by how many, how long, who watched. Of the
+# model only the version may.
+HARMLESS_SETTINGS = frozenset(
+    {
+        "address",
+        "metrics",
+        "model",
+        "pinned",
+        "processes",
+        "proxied",
+        "seconds",
+        "seed",
+        "slo",
+        "timeout_s",
+        "tls",
+        "warmup_s",
+    }
+)
 
 
 @dataclass(frozen=True)
