@@ -157,13 +157,12 @@ def test_keys_sort_reverse_and_filter(stage: Stage) -> None:
         await press(pilot, "slash", *"mm", "enter")
         assert ids(pilot) == ["gamma"]
         assert 'ids with "mm"' in words(pilot, "order")
-        await press(pilot, "slash", *"xyz", "escape")
+        await press(pilot, "slash", "x", "escape")
         assert ids(pilot) == ["gamma"]
         await press(pilot, "slash", "backspace", "backspace", "enter")
         assert len(ids(pilot)) == 3
-        await press(pilot, "slash", *"nobody", "enter")
+        await press(pilot, "slash", "z", "enter", "enter")
         assert ids(pilot) == []
-        await press(pilot, "enter")
         assert not isinstance(pilot.app.screen, DetailScreen)
 
     drive(stage.app(), test)
@@ -336,19 +335,16 @@ def test_one_page_of_text_and_of_json(capsys: pytest.CaptureFixture[str]) -> Non
     with server_process(["--http-port", "0"]) as server, connect(server.address) as remote:
         page = next(line for line in server.errors().splitlines() if "metrics_page" in line)
         url = json.loads(page)["url"]
-        session = remote.cell(rnn.BasicLSTMCell(UNITS), seed=1, input_size=DEPTH).session(session_id="only")
-        session.run(np.zeros((5, DEPTH), np.float32))
+        remote.cell(rnn.BasicLSTMCell(UNITS), seed=1, input_size=DEPTH).session(session_id="only")
         assert main([server.address, "--metrics", url, "--sort", "steps"]) == 0
         printed = capsys.readouterr()
         assert printed.err == ""
         assert all(part in printed.out for part in (server.address, "serving", "defined", "only", "steps/s"))
-        assert main([server.address, "--json", "--metrics", url]) == 0
+        assert main([server.address, "--json", "--metrics", url, "--filter", "nobody"]) == 0
         document = json.loads(capsys.readouterr().out)
-        assert [one["id"] for one in document["sessions"]] == ["only"]
+        assert document["sessions"] == []
         assert document["replicas"][0]["sessions"] == 1
         assert document["steps_per_second"] == 0.0
-        assert main([server.address, "--json", "--model", "nobody"]) == 0
-        assert json.loads(capsys.readouterr().out)["sessions"] == []
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,9 +105,11 @@ def top(
 
 def _print_once(watch: Watch, asked: Asked, interval_s: float, as_json: bool) -> int:
     history = History()
-    history.figures(watch.read(asked))
-    time.sleep(max(interval_s, SHORTEST_S))
     figures = history.figures(watch.read(asked))
+    is_there = any(not replica.trouble for replica in figures.replicas)
+    if is_there:
+        time.sleep(max(interval_s, SHORTEST_S))
+        figures = history.figures(watch.read(asked))
     if as_json:
         print_json(document(figures))
     else:
@@ -119,7 +121,7 @@ def _print_once(watch: Watch, asked: Asked, interval_s: float, as_json: bool) ->
             print_table(table.columns, table.rows)
     for note in figures.notes:
         click.echo(note, err=True)
-    return EXIT_FAILED if all(replica.trouble for replica in figures.replicas) else 0
+    return 0 if is_there else EXIT_FAILED
 
 
 def document(figures: Figures) -> dict[str, Any]:

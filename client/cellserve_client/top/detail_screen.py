@@ -11,7 +11,6 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from cellserve_client.cli.common import time_text
 from cellserve_client.top.history import COURSE_LENGTH, SHORTEST_S
 from cellserve_client.top.live_table import LiveTable
 from cellserve_client.top.tables import state_table
@@ -77,6 +76,7 @@ class DetailScreen(Screen[None]):
 
     def _lines(self, detail: SessionDetail) -> list[Text]:
         info = detail.info
+        age_s = max(detail.time - info.create_time.timestamp(), 0.0)
         idle_s = max(detail.time - info.last_used_time.timestamp(), 0.0)
         left_s = max(info.expire_time.timestamp() - detail.time, 0.0)
         fields = (
@@ -85,7 +85,7 @@ class DetailScreen(Screen[None]):
             ("layers", " ".join(", ".join(detail.model.layers).split())),
             ("rows", UNKNOWN if info.batch_size is None else count(info.batch_size)),
             ("steps", count(info.step_count)),
-            ("made", f"{time_text(info.create_time)}, {span(detail.time - info.create_time.timestamp())} ago"),
+            ("made", f"{info.create_time.isoformat(timespec='seconds')}, {span(age_s)} ago"),
             ("used", f"{span(idle_s)} ago; goes in {span(left_s)} unless it is used (ttl {span(info.ttl_s)})"),
         )
         lines = [Text.assemble((f"{name:{LABEL_WIDTH}}", "bold"), value) for name, value in fields]

@@ -21,7 +21,7 @@ from cellserve_client.top.live_table import LiveTable
 from cellserve_client.top.reading import Asked
 from cellserve_client.top.tables import models_table, replicas_table, sessions_table
 from cellserve_client.top.text import bars, rate
-from cellserve_client.top.watch import Watch
+from cellserve_client.top.watch import SessionDetail, Watch
 
 # Beyond ten seconds the server forgets what it has seen of its sessions' rates.
 INTERVALS_S = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -91,7 +91,7 @@ class TopApp(App[None]):
 
     def on_mount(self) -> None:
         """Begins to read."""
-        self._close_filter()
+        self.action_close_filter()
         self._set_timer()
         self.action_read()
 
@@ -112,16 +112,21 @@ class TopApp(App[None]):
             self._is_pending = False
             self.figures = self._history.figures(await asyncio.to_thread(self._watch.read, self.asked))
             self._show(self.figures)
-            if isinstance(self.screen, DetailScreen):
+            if isinstance(self.screen, DetailScreen) and self.screen.is_mounted:
                 await self._read_detail(self.screen)
 
     async def _read_detail(self, screen: DetailScreen) -> None:
+        read: SessionDetail | str
         try:
-            detail = await asyncio.to_thread(self._watch.detail, screen.address, screen.session_id)
+            read = await asyncio.to_thread(self._watch.detail, screen.address, screen.session_id)
         except CellServeError as error:
-            screen.show_trouble(error.message)
+            read = error.message
+        if self.screen is not screen:
+            return  # It was left meanwhile.
+        if isinstance(read, str):
+            screen.show_trouble(read)
         else:
-            screen.show(detail)
+            screen.show(read)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -196,21 +201,22 @@ class TopApp(App[None]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """The filter was typed."""
-        self._close_filter()
+        self.action_close_filter()
         self._ask(replace(self.asked, id_contains=event.value.strip()))
 
     def action_close_filter(self) -> None:
         """Leaves the filter as it was."""
-        self._close_filter()
+        self.query_one("#filter").display = False
+        self.query_one("#sessions").focus()
 
-    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+    async def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         """Enter on a session opens it; on a model it chooses its sessions, or all again."""
         figures = self.figures
         if figures is None:
             return
         if event.data_table.id == "sessions" and event.cursor_row < len(figures.sessions):
             session = figures.sessions[event.cursor_row]
-            self.push_screen(DetailScreen(session.replica, session.id))
+            await self.push_screen(DetailScreen(session.replica, session.id))
             self.action_read()
         elif event.data_table.id == "models" and event.cursor_row < len(figures.models):
             name = figures.models[event.cursor_row].name
@@ -218,10 +224,6 @@ class TopApp(App[None]):
                 self.notify("The models that clients define share this line; --model NAME chooses one of them.")
                 return
             self._ask(replace(self.asked, model=None if self.asked.model == name else name))
-
-    def _close_filter(self) -> None:
-        self.query_one("#filter").display = False
-        self.query_one("#sessions").focus()
 
     def _ask(self, asked: Asked) -> None:
         self.asked = asked

@@ -6,7 +6,7 @@ A rate needs two looks at the step counts. They are kept only while somebody ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -52,8 +52,7 @@ class ActiveSession:
     steps_per_second: float
 
 
-@dataclass(frozen=True)
-class _Counts:
+class _Counts(NamedTuple):
     """One table of seats at a look: by seat the life that has it, its steps, and its rate since the look before."""
 
     lives: Array
@@ -120,6 +119,7 @@ def _least(keys: Array, count: int) -> tuple[Array, Array]:
     return np.flatnonzero(keys < level), np.flatnonzero(keys == level)
 
 
+_NO_COUNTS = _Counts(*(np.empty(0, dtype) for dtype in (int, int, float)))
 _NONE = _Columns(*(np.empty(0, dtype) for dtype in (int, int, int, float, float, float)))
 
 
@@ -189,7 +189,7 @@ class Activity:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEEP_S, self._forget)
         if last is None or now - last.time >= LOOK_S:
-            last = self._look = _Look(now, {seats: await _count(seats, last, now) for seats in self._lanes.tables()})
+            last = self._look = await _new_look(self._lanes.tables(), last, now)
         return last
 
     def _forget(self) -> None:
@@ -200,31 +200,46 @@ class Activity:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._forget)
 
 
-async def _count(seats: Seats[Session], last: _Look | None, now: float) -> _Counts:
-    parts = [np.empty((2, 0), np.int64)]
-    for start in range(0, seats.used, SEATS_AT_ONCE):
-        if start:
-            await asyncio.sleep(0)
-        parts.append(seats.records[start : min(start + SEATS_AT_ONCE, seats.used), [LIFE, STEP_COUNT]].T)
-    lives, steps = np.concatenate(parts, axis=1)
+async def _parts(tables: Sequence[Seats[Session]]) -> AsyncIterator[tuple[int, slice]]:
+    """All seats, as numbers of tables and some seats of each; others have their turn in between."""
+    seen = 0
+    for number, seats in enumerate(tables):
+        for start in range(0, seats.used, SEATS_AT_ONCE):
+            if seen >= SEATS_AT_ONCE:
+                await asyncio.sleep(0)
+                seen = 0
+            part = slice(start, min(start + SEATS_AT_ONCE, seats.used))
+            seen += part.stop - start
+            yield number, part
+
+
+async def _new_look(tables: Sequence[Seats[Session]], last: _Look | None, now: float) -> _Look:
+    found = [[_NO_COUNTS] for _ in tables]
+    async for number, part in _parts(tables):
+        seats = tables[number]
+        before = None if last is None else last.counts.get(seats)
+        elapsed_s = 0.0 if last is None else now - last.time
+        found[number].append(_count(seats, part, before, elapsed_s))
+    joined = (_Counts(*map(np.concatenate, zip(*parts, strict=True))) for parts in found)
+    return _Look(now, dict(zip(tables, joined, strict=True)))
+
+
+def _count(seats: Seats[Session], part: slice, before: _Counts | None, elapsed_s: float) -> _Counts:
+    lives, steps = seats.records[part, [LIFE, STEP_COUNT]].T
     rates = np.zeros(len(lives))
-    before = None if last is None else last.counts.get(seats)
-    if last is not None and before is not None:
-        known = min(len(lives), len(before.lives))
-        same = np.flatnonzero(lives[:known] == before.lives[:known])
-        rates[same] = (steps[same] - before.steps[same]) / (now - last.time)
+    if before is not None:
+        known = before.lives[part]
+        same = np.flatnonzero(lives[: len(known)] == known)
+        rates[same] = (steps[same] - before.steps[part][same]) / elapsed_s
     return _Counts(lives, steps, rates)
 
 
 async def _first_of(tables: Sequence[Seats[Session]], look: _Look, order: Order, count: int, now: float) -> _Columns:
     """The first sessions of these tables that have not expired."""
     first = _NONE
-    for number, seats in enumerate(tables):
-        for start in range(0, seats.used, SEATS_AT_ONCE):
-            if start:
-                await asyncio.sleep(0)
-            columns = _columns(seats, number, slice(start, min(start + SEATS_AT_ONCE, seats.used)), look, order, now)
-            first = first.with_others(columns.first(count)).first(count)
+    async for number, part in _parts(tables):
+        columns = _columns(tables[number], number, part, look, order, now)
+        first = first.with_others(columns.first(count)).first(count)
     return first
 
 
