@@ -192,6 +192,22 @@ class Metrics:
         """Says where the number of models by state comes from. Called by another thread. Once only."""
         self.registry.register(_CountsByLabel("cellserve_models", "Models, by state.", "state", count_by_state))
 
+    def watch_certificate(self, expiry: Callable[[], float]) -> None:
+        """Says until when the certificate of TLS is good. Called by another thread. Once only, where there is TLS."""
+        gauge = Gauge(
+            "cellserve_tls_certificate_expiry_seconds",
+            "Until when the server's certificate is good, in unix time.",
+            registry=self.registry,
+        )
+        gauge.set_function(expiry)
+        reloads = Counter(
+            "cellserve_tls_reloads",
+            "Times that a changed certificate was read, by outcome; one that cannot be used leaves the one before.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._reloads = {outcome: reloads.labels(outcome) for outcome in ("ok", "failed")}
+
     # --- what happens --------------------------------------------------------------------------------------------
 
     def tick(self, model: str, rows: int, times: TickTimes) -> None:
@@ -236,6 +252,10 @@ class Metrics:
     def claimed(self, how: str) -> None:
         """A session was taken from the store: ``free``, ``released`` by its holder, or ``fenced``."""
         self._claims[how].inc()
+
+    def tls_reloaded(self, outcome: str) -> None:
+        """A changed certificate was read: ``ok``, or ``failed`` and left where it is."""
+        self._reloads[outcome].inc()
 
     def refused(self, reason: str) -> None:
         """A request, or a part of one, was answered with an error of this reason."""
