@@ -114,3 +114,8 @@ def unreachable(address: Address, detail: str, was_reached: bool) -> Unavailable
             "machine can reach?"
         )
     return UnavailableError(message, metadata={"address": address.target})
+
+
+def is_unreachable(error: UnavailableError) -> bool:
+    """Whether an error is one that ``unreachable`` gave, and something listens there all the same, perhaps."""
+    return "address" in error.metadata and "(connection refused)" not in error.message
