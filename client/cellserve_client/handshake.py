@@ -41,8 +41,8 @@ def trouble_with(address: Address, tls: TlsSettings | None) -> str | None:
     try:
         # Asked twice: a server that is about to stop may close a connection which it has just taken, and then is gone.
         return _look(address, tls) and _look(address, tls)
-    except OSError:
-        return None  # Nobody listens there, or no more: TLS is not what is wrong. (Errors of ssl are kinds of OSError.)
+    except (OSError, UnicodeError):  # The last is that of a host which cannot be any; those of ssl are OSErrors.
+        return None  # Nobody listens there, or no more: TLS is not what is wrong.
 
 
 def _look(address: Address, tls: TlsSettings | None) -> str | None:

@@ -36,7 +36,7 @@ class TlsSettings:
         server_name: the name that the server's certificate is to be for; None: the host of the address.
 
     Raises:
-        FieldInvalidError: a certificate without its key, a key without its certificate, or an empty name.
+        FieldInvalidError: a certificate without its key, a key without its certificate, or a name that no host has.
     """
 
     ca_file: File | None = None
@@ -48,8 +48,8 @@ class TlsSettings:
         if (self.cert_file is None) != (self.key_file is None):
             given, missing = ("cert_file", "key_file") if self.key_file is None else ("key_file", "cert_file")
             raise FieldInvalidError(f"tls.{missing}: expected a file, since {given} is given; got none")
-        if self.server_name == "":
-            raise FieldInvalidError("tls.server_name: expected a host name; got an empty one")
+        if self.server_name is not None and (not self.server_name or self.server_name.startswith(".")):
+            raise FieldInvalidError(f"tls.server_name: expected the name of a host; got {self.server_name!r}")
 
     def credentials(self) -> grpc.ChannelCredentials:
         """What grpc needs of this, read from the files.

@@ -17,7 +17,7 @@ import grpc
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from cellserve_server.security.certificates import names_of
+from cellserve_server.security.certificates import machine_roots, names_of
 from cellserve_server.security.tls import SERVER_NAME_OPTION
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -81,7 +81,7 @@ def _channel(options: argparse.Namespace) -> grpc.Channel:
     """
     if not options.tls_ca and not options.tls_cert:
         return grpc.insecure_channel(options.address)
-    ca, chain, key = (
+    issuers, chain, key = (
         Path(path).read_bytes() if path else None for path in (options.tls_ca, options.tls_cert, options.tls_key)
     )
     name = options.tls_server_name
@@ -89,7 +89,9 @@ def _channel(options: argparse.Namespace) -> grpc.Channel:
         # A health check asks its own container, by an address that no certificate is for.
         name = next(iter(names_of(x509.load_pem_x509_certificate(chain))), "")
     named = [(SERVER_NAME_OPTION, name)] if name else []
-    return grpc.secure_channel(options.address, grpc.ssl_channel_credentials(ca, key, chain), options=named)
+    return grpc.secure_channel(
+        options.address, grpc.ssl_channel_credentials(issuers or machine_roots(), key, chain), options=named
+    )
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from cellserve.errors import (
 
 
 def all_classes() -> list[type[CellServeError]]:
-    """Every class that crosses the wire. The others are the client's own: they wrap what came, or say why nothing did."""
+    """Every class that crosses the wire. The others are the client's own: they wrap what came, or say why none did."""
     found = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, CellServeError)]
     return [cls for cls in found if cls not in (PartialRunError, GroupStepError, TlsError)]
 

@@ -41,8 +41,9 @@ def test_a_certificate_goes_with_its_key(authority: Authority, tmp_path: Path) -
         TlsSettings(cert_file="a.pem")
     with pytest.raises(FieldInvalidError, match=r"^tls\.cert_file: expected a file, since key_file is given"):
         TlsSettings(key_file="a.key")
-    with pytest.raises(FieldInvalidError, match=r"^tls\.server_name: "):
-        TlsSettings(server_name="")
+    for name in ("", ".example"):
+        with pytest.raises(FieldInvalidError, match=rf"^tls\.server_name: expected the name of a host; got '{name}'"):
+            TlsSettings(server_name=name)
 
 
 @pytest.mark.parametrize("field", ["ca_file", "cert_file", "key_file"])

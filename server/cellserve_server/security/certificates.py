@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import ssl
 import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import structlog
 from cryptography import x509
@@ -34,7 +36,7 @@ class Certificates:
         chain: the server's certificate, its issuers' after it.
         key: its private key.
         client_ca: who issues clients' certificates; None: clients show none.
-        peer_ca: who issues other replicas' certificates; None: those that this machine trusts.
+        peer_ca: who issues other replicas' certificates; None: those whom grpc trusts.
         names: the hosts that the certificate is for.
         expiry: until when it is good, in unix seconds.
     """
@@ -126,7 +128,7 @@ def read_certificates(config: ServerConfig) -> Certificates:
         chain,
         key,
         _issuers("--tls-client-ca", config.tls_client_ca),
-        _issuers("--tls-ca", config.tls_ca or config.tls_client_ca),
+        _issuers("--tls-ca", config.tls_ca or config.tls_client_ca) or machine_roots(),
         names_of(own),
         own.not_valid_after_utc.timestamp(),
     )
@@ -140,6 +142,12 @@ def names_of(certificate: x509.Certificate) -> tuple[str, ...]:
         return ()
     addresses = (str(address) for address in found.get_values_for_type(x509.IPAddress))
     return (*found.get_values_for_type(x509.DNSName), *addresses)
+
+
+def machine_roots() -> bytes | None:
+    """Whom this machine trusts, in PEM; None: Python does not know, and grpc has a list of its own."""
+    path = ssl.get_default_verify_paths().cafile
+    return None if path is None else Path(path).read_bytes()
 
 
 def _issuers(flag: str, path: str) -> bytes | None:
