@@ -68,11 +68,14 @@ class Channels:
             options.append(("grpc.ssl_target_name_override", self._tls.server_name))
         return grpc.aio.secure_channel(self._address.target, credentials, options=options)
 
-    async def trouble(self) -> str | None:
+    async def trouble(self, within_s: float) -> str | None:
         """What TLS has to do with it that the server is not reached, found out once for all who ask within a moment.
 
+        Args:
+            within_s: how long it may take, in seconds.
+
         Returns:
-            In words; None: something else is wrong.
+            In words; None: something else is wrong, or it was not found out in time.
 
         Raises:
             FieldInvalidError: a file for TLS cannot be used any more.
@@ -81,7 +84,9 @@ class Channels:
         if self._looking is None or (self._looking.done() and now - self._looked_at >= TROUBLE_HOLDS_S):
             self._looked_at = now
             self._looking = asyncio.ensure_future(asyncio.to_thread(trouble_with, self._address, self._tls))
-        return await asyncio.shield(self._looking)
+        looking = self._looking
+        await asyncio.wait((looking,), timeout=max(within_s, 0.0))
+        return looking.result() if looking.done() else None
 
 
 def channel_options(address: Address, max_message_bytes: int) -> list[tuple[str, str | int]]:

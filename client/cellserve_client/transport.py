@@ -29,7 +29,7 @@ from cellserve.errors import (
     from_rpc_error,
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
-from cellserve_client.address import Address, is_unreachable, unreachable
+from cellserve_client.address import Address, is_somebody_there, unreachable
 from cellserve_client.bearer import BearerToken
 from cellserve_client.channels import Channels
 from cellserve_client.deadlines import Deadline
@@ -170,12 +170,12 @@ class Transport:
             return UnavailableError(f"lost the stream to {self.address.target}: {error.message}")
         return error
 
-    async def explained(self, error: CellServeError) -> CellServeError:
+    async def explained(self, error: CellServeError, deadline: Deadline) -> CellServeError:
         """The error of a request; where TLS is why the server cannot be reached, ``TlsError``, which says what to do.
 
         Where the client's files for TLS have changed since it connected, it connects anew with these.
         """
-        if type(error) is not UnavailableError or not is_unreachable(error):
+        if self._closed or type(error) is not UnavailableError or not is_somebody_there(error):
             return error
         if not self._channels.has_tls and self.retrier.was_reached:
             return error  # It has been spoken to without TLS before.
@@ -183,7 +183,7 @@ class Transport:
             if self._channels.are_outdated:
                 await self._connect_anew()
                 return error
-            trouble = await self._channels.trouble()
+            trouble = await self._channels.trouble(deadline.remaining_s())
         except FieldInvalidError as unusable:
             trouble = unusable.message
         if trouble is None:
