@@ -7,7 +7,7 @@ import ssl
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from prometheus_client import CollectorRegistry
 
 from cellserve_server.binding import StartError
 from cellserve_server.config import ServerConfig
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics.tls import TlsMetrics
 
 # More than that is no certificate, whoever wrote it.
 MAX_PEM_BYTES = 4 << 20
@@ -42,7 +43,7 @@ class Certificates:
     """
 
     chain: bytes
-    key: bytes
+    key: bytes = field(repr=False)
     client_ca: bytes | None
     peer_ca: bytes | None
     names: tuple[str, ...]
@@ -54,23 +55,23 @@ class CertificateFiles:
 
     Args:
         config: names them.
-        metrics: told of what is read again.
+        registry: where metrics are shown of what is read again.
         clock: unix seconds.
 
     Raises:
         StartError: a file cannot be read, or is not what it should be; the message says which.
     """
 
-    def __init__(self, config: ServerConfig, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, config: ServerConfig, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
         self._config = config
-        self._metrics = metrics
+        self._metrics = TlsMetrics(registry)
         self._clock = clock
         self._lock = threading.Lock()
         self._log = structlog.get_logger("cellserve.tls")
         self._signature = self._sign()
         self._current = read_certificates(config)
         self._tell("tls_certificate")
-        metrics.watch_certificate(lambda: self.current().expiry)
+        self._metrics.watch(expiry=lambda: self.current().expiry)
 
     def current(self) -> Certificates:
         """What the files hold; while they cannot be used, what they held before. The same object until they change."""
@@ -85,10 +86,10 @@ class CertificateFiles:
             self._current = read_certificates(self._config)
         except StartError as error:
             # It may be half of a change: the next look may find the other half.
-            self._metrics.tls_reloaded("failed")
+            self._metrics.reloaded("failed")
             self._log.error("tls_reload_failed", error=str(error), note="the certificate before it stays in use")
             return
-        self._metrics.tls_reloaded("ok")
+        self._metrics.reloaded("ok")
         self._tell("tls_certificate_reloaded")
 
     def _tell(self, event: str) -> None:
