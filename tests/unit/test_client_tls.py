@@ -153,9 +153,9 @@ def test_a_files_token_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert shown() == "Bearer third"
     # As a secret is replaced that is mounted: another file takes its name.
     other = tmp_path / "other"
-    other.write_text("forth", encoding="ascii")
+    other.write_text("fourth", encoding="ascii")
     os.replace(other, file)
-    assert shown() == "Bearer forth"
+    assert shown() == "Bearer fourth"
 
 
 def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
