@@ -151,6 +151,8 @@ def test_load_is_put_on_when_it_is_asked_for_with_flags_that_there_are(services:
     assert {flag.partition("=")[0] for flag in flags} <= set(re.findall(r"--[a-z][a-z-]+", help_text))
     (model,) = (flag.partition("=")[2] for flag in flags if flag.startswith("--model="))
     assert (ROOT / "models" / model).is_dir()
+    pages = [flag.partition("=")[2] for flag in flags if flag.startswith("--metrics=")]
+    assert pages == [f"http://{name}:9464/metrics" for name in REPLICAS]
 
 
 def test_nobody_can_log_in_to_grafana(services: dict[str, Any]) -> None:
@@ -216,9 +218,9 @@ def test_what_the_image_is_built_from_is_in_the_build_context() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-def test_the_image_has_the_driver_of_the_store_and_the_command_line() -> None:
+def test_the_image_has_the_driver_of_the_store_and_the_command_line_and_can_trace() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
-    assert "./server[redis]" in text
+    assert "./server[redis,tracing]" in text
     assert "./client[cli]" in text
 
 

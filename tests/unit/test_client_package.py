@@ -35,7 +35,7 @@ EXPORTED = {
     },
     "cellserve_client.aio": {"Cell", "Model", "Server", "Session", "SessionGroup", "connect"},
     "cellserve_client.client": {"Cell", "Model", "Server", "Session", "SessionGroup", "connect"},
-    "cellserve_client.load": {"LoadPlan", "LoadReport", "Progress", "run_load"},
+    "cellserve_client.load": {"LoadDocument", "LoadPlan", "Progress", "run_load", "run_load_async"},
     "cellserve_client.rnn": {
         "BasicLSTMCell",
         "BasicRNNCell",

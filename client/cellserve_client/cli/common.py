@@ -147,11 +147,12 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a table on standard output."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers_from: int | None = None) -> None:
+    """Prints a table on standard output; from the column ``numbers_from`` on it has numbers, which end together."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        is_number = numbers_from is not None and index >= numbers_from
+        table.add_column(column, overflow="fold", justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console().print(table)
