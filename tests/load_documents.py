@@ -21,7 +21,7 @@ from cellserve_client.load.document import (
     Totals,
     Trial,
 )
-from cellserve_client.load.latencies import Latencies
+from cellserve_client.load.latencies import Latencies, Sample
 
 STALL_SECOND = 17
 
@@ -31,12 +31,10 @@ def closed_document(seed: int = 0, seconds: int = 30, median_ms: float = 4.0) ->
     random = np.random.default_rng(seed)
     whole, timeline = Latencies(), []
     for second in range(seconds):
-        own = Latencies()
-        for milliseconds in random.lognormal(np.log(median_ms), 0.4, 200):
-            whole.add(milliseconds / 1e3)
-            own.add(milliseconds / 1e3)
+        own = Sample.of(random.lognormal(np.log(median_ms / 1e3), 0.4, 200).tolist())
+        whole.add(own)
         steps = int(random.normal(16_000, 300))
-        timeline.append(Second(second, steps, steps, 0, own.at_ms(50), own.at_ms(99), own.max_ms(), 64, None))
+        timeline.append(Second(second, steps, steps, 0, own.at_ms(50), own.at_ms(99), own.at_ms(100), 64, None))
     steps = sum(second.steps for second in timeline)
     return LoadDocument(
         settings={"sessions": 64, "traffic": "step", "transport": "stream", "seconds": float(seconds), "seed": seed},
@@ -75,13 +73,13 @@ def open_document(seed: int = 0) -> LoadDocument:
         ServerSecond(second.second, float(second.steps), 40 + second.second % 7, 12.0 + second.second, 64.0, 1.1)
         for second in timeline
     ]
-    kind = document.by_kind["step"]
+    single, sequences = closed_document(1, 10, 3.0).by_kind["step"], closed_document(2, 10, 9.0).by_kind["step"]
     return replace(
         document,
         settings={**document.settings, "rate": 8_000.0, "arrivals": "poisson", "traffic": "mixed:0.9"},
         mode="open",
         totals=Totals(requests, steps, 40, steps / seconds, requests / seconds, 8_000.0, 180, steps + 16_000),
-        by_kind={"step": kind, "sequence": replace(kind, percentiles=closed_document(1, 10, 9.0).percentiles)},
+        by_kind={"step": single, "sequence": sequences},
         timeline=tuple(timeline),
         errors={"QUEUE_FULL": 38, "UNAVAILABLE": 2},
         server_metrics=ServerMetrics(("http://localhost:9464/metrics",), steps + 16_000, tuple(metrics)),

@@ -1,13 +1,17 @@
-"""A server's metrics page, read as Prometheus reads it."""
+"""A server's metrics page, read as Prometheus reads it, and the document that lists what is on it."""
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.tools import ROOT
+
+DOCUMENT = ROOT / "docs" / "metrics.md"
 TIMEOUT_S = 20.0
 
 
@@ -50,3 +54,11 @@ def read_page(url: str) -> dict[str, Family]:
         name = f"{family.name}_total" if family.type == "counter" else family.name
         page[name] = Family(family.type, labels, series)
     return page
+
+
+def documented() -> dict[str, tuple[str, frozenset[str]]]:
+    """Type and labels of every metric of the document, by name."""
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \|([^|]*)\|", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    found = {name: (kind, frozenset(filter(None, labels.strip().split(", ")))) for name, kind, labels in rows}
+    assert len(found) == len(rows), "a metric stands there twice"
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from cellserve_client.models import ModelInfo
 from cellserve_client.portal import HandedOver, Portal
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
+from cellserve_client.tls import TlsSettings
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tls: TlsSettings | bool | None = None,
+    token: str | Path | None = None,
     tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one; see ``aio.connect``. Nothing is sent before the first request."""
@@ -55,6 +59,8 @@ def connect(
             coalesce=coalesce,
             pinned=pinned,
             proxied=proxied,
+            tls=tls,
+            token=token,
             tracing=tracing,
         )
     )

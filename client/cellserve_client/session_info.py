@@ -12,6 +12,9 @@ from cellserve.v1 import session_pb2
 
 SESSIONS_PREFIX = "sessions/"
 MAX_ID_CHARS = 128
+# What sessions can be sorted by besides their ids, as people and as servers call it; and how many at most.
+SORTS = {"rate": "steps_per_second", "steps": "step_count", "used": "last_used_time", "created": "create_time"}
+MAX_SORTED = 1000
 
 
 @dataclass(frozen=True)

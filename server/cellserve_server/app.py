@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +53,8 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.certificates import CertificateFiles
+from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
 from cellserve_server.tracing.opening import open_tracing
@@ -65,16 +65,6 @@ if TYPE_CHECKING:
 SERVICES = (
     recurrent_service_pb2.DESCRIPTOR.services_by_name["RecurrentService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
-)
-# Settings that metrics show beside what runs into them.
-LIMITS = (
-    "max_concurrent_rpcs",
-    "max_queued_runs",
-    "max_queued_bytes",
-    "max_tick_rows",
-    "max_sessions",
-    "max_state_bytes",
-    "flush_interval_ms",
 )
 LOADING_RETRY_S = 1.0
 # How often unused defined models are looked for at least and at most.
@@ -142,8 +132,18 @@ class App:
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
+        self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
         self.keeping = Keeping(
-            config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
+            config,
+            store,
+            self.residents,
+            self.models,
+            self.metrics,
+            clock,
+            new_id,
+            self._note_bug,
+            self._note_store,
+            PeerChannels(self._certificates, config.tls_server_name),
         )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
         self._tracing = open_tracing(config) if tracing is None else tracing
@@ -173,7 +173,7 @@ class App:
         self.inspector: Inspector | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
-        self._state_and_watch(store)
+        self._show_in_metrics(store)
 
     @property
     def port(self) -> int:
@@ -239,7 +239,10 @@ class App:
         self._begin("sweeper", self._sweep_models())
         self._begin("model-watch", self._watch_models())
         await self._set_health(True)
-        self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
+        has_tls = self._certificates is not None
+        self._log.info(
+            "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()
+        )
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
@@ -267,8 +270,12 @@ class App:
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
         )
+        address = host_port(config.host, config.port)
         try:
-            self._port = server.add_insecure_port(host_port(config.host, config.port))
+            if self._certificates is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, server_credentials(self._certificates))
         except RuntimeError as error:
             raise bind_error("--port", config.host, config.port) from error
         return server
@@ -307,15 +314,9 @@ class App:
         task = asyncio.create_task(work, name=f"cellserve-{name}")
         self._exit.callback(task.cancel)
 
-    def _state_and_watch(self, store: Store) -> None:
-        """Has the metrics say what this server is, and ask for what they show as gauges."""
-        versions = {"version": version("cellserve-server"), "python": platform.python_version()}
-        self.metrics.server.state(
-            build={**versions, "grpc": grpc.__version__, "numpy": version("numpy")},
-            store=store.url.partition(":")[0],
-            durability="memory" if store.is_volatile else self._config.durability,
-            limits={name: getattr(self._config, name) for name in LIMITS},
-        )
+    def _show_in_metrics(self, store: Store) -> None:
+        durability = "memory" if store.is_volatile else self._config.durability
+        self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
         self.metrics.server.watch(
             serving=lambda: self._is_healthy and not self._draining,
             draining=lambda: self._draining,

@@ -24,13 +24,12 @@ from cellserve_client.load.document import (
     Totals,
     Trial,
 )
-from cellserve_client.load.latencies import Latencies
+from cellserve_client.load.latencies import Latencies, Sample
 
 
 def of_milliseconds(*values: float) -> Latencies:
     latencies = Latencies()
-    for value in values:
-        latencies.add(value / 1e3)
+    latencies.add(Sample.of([value / 1e3 for value in values]))
     return latencies
 
 

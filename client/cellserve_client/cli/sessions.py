@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from cellserve.states import NestedState
-from cellserve_client import connect
 from cellserve_client.address import each_address
 from cellserve_client.cli.common import (
+    connection,
     json_option,
     print_fields,
     print_json,
@@ -22,15 +22,11 @@ from cellserve_client.cli.common import (
     server_options,
     time_text,
 )
-from cellserve_client.session_info import SessionInfo
+from cellserve_client.session_info import MAX_SORTED, SORTS, SessionInfo
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000_000
 BY_ID = "id"
-# What else sessions can be sorted by, as the server calls it.
-SORTS = {"rate": "steps_per_second", "steps": "step_count", "used": "last_used_time", "created": "create_time"}
-# The most that a server gives in another order than by id.
-MAX_SORTED = 1000
 # A server that is asked for rates looks at its sessions, and the next time, a second later, it knows them.
 RATE_S = 1.0
 
@@ -81,7 +77,7 @@ def list_sessions(
 ) -> None:
     """List sessions, ordered by id or by activity."""
     if sort == BY_ID:
-        with connect(address, timeout_s=timeout_s) as server:
+        with connection(address, timeout_s).connect() as server:
             # One more than asked for tells whether there are more.
             found = server.sessions(model=model, limit=limit + 1, id_contains=id_contains)
     else:
@@ -116,7 +112,7 @@ def _most_active(
     """The first by a field, of all replicas: each tells of those in its own memory."""
     order_by = f"{field} desc"
     with ExitStack() as stack:
-        servers = [stack.enter_context(connect(replica, timeout_s=timeout_s)) for replica in each_address(address)]
+        servers = [stack.enter_context(connection(replica, timeout_s).connect()) for replica in each_address(address)]
         if field == SORTS["rate"]:
             for server in servers:
                 server.sessions(limit=1, order_by=order_by)
@@ -136,7 +132,7 @@ def _most_active(
 @json_option
 def show(session_id: str, with_state: bool, address: str, timeout_s: float, as_json: bool) -> None:
     """Show one session. Looking does not renew its expiry."""
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         document = session_document(server.session_info(session_id))
         if with_state:
             document["state"] = state_document(server.open_session(session_id).state())
@@ -152,7 +148,7 @@ def show(session_id: str, with_state: bool, address: str, timeout_s: float, as_j
 @json_option
 def delete(session_ids: tuple[str, ...], address: str, timeout_s: float, as_json: bool) -> None:
     """Delete sessions. It stops at the first that is not there."""
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         for session_id in session_ids:
             server.delete_session(session_id)
     if as_json:

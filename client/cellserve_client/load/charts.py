@@ -109,11 +109,11 @@ def charts_of_all(runs: Runs) -> list[Chart]:
 
 def percentile_chart(runs: Runs) -> Chart | None:
     """Latency by percentile; of one document with steps and sequences also by kind."""
-    curves = [percentile_curve(name or "All requests", run.percentiles) for name, run in runs.items()]
+    curves = [percentile_curve(name or "All requests", run.percentiles, run.latency_ms) for name, run in runs.items()]
     if len(runs) == 1:
         (document,) = runs.values()
         kinds = document.by_kind if len(document.by_kind) > 1 else {}
-        curves += [percentile_curve(kind_text(kind), item.percentiles) for kind, item in kinds.items()]
+        curves += [percentile_curve(kind_text(kind), item.percentiles, item.latency_ms) for kind, item in kinds.items()]
     # The least latencies, which nobody minds, do not make the axis logarithmic.
     halves = [Curve(curve.label, curve.x, curve.values[bisect_left(curve.x, log10(2)) :]) for curve in curves]
     note = "How long the slowest waited: at 99.9 % one request in a thousand took longer than this."

@@ -9,8 +9,24 @@ from typing import Any
 from cellserve_client.load.document import LoadDocument, ServerSecond
 
 SCHEMA = "cellserve-load-compare/1"
-# Settings that may differ between tests of the same work: where it ran, how long, and who watched.
-HARMLESS_SETTINGS = frozenset({"address", "metrics", "model", "processes", "seconds", "seed", "slo", "warmup_s"})
+# Settings that may differ between tests of the same work: where it was done, by how many, how long, who watched. Of the
+# model only the version may.
+HARMLESS_SETTINGS = frozenset(
+    {
+        "address",
+        "metrics",
+        "model",
+        "pinned",
+        "processes",
+        "proxied",
+        "seconds",
+        "seed",
+        "slo",
+        "timeout_s",
+        "tls",
+        "warmup_s",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -101,15 +117,15 @@ def _rows(runs: Mapping[str, LoadDocument]) -> tuple[Row, ...]:
         row("steps a second", "steps/s", lambda run: run.totals.steps_per_second),
         row("requests a second", "requests/s", lambda run: run.totals.requests_per_second),
         row("requests due a second", "requests/s", lambda run: run.totals.offered_per_second),
-        row("latency, mean", "ms", lambda run: run.latency_ms.mean),
-        row("latency, p50", "ms", lambda run: run.latency_ms.p50),
-        row("latency, p90", "ms", lambda run: run.latency_ms.p90),
-        row("latency, p99", "ms", lambda run: run.latency_ms.p99),
-        row("latency, p99.9", "ms", lambda run: run.latency_ms.p999),
-        row("latency, p99.99", "ms", lambda run: run.latency_ms.p9999),
-        row("latency, max", "ms", lambda run: run.latency_ms.max),
-        row("rows per tick, mean", "rows", lambda run: _mean(run, lambda second: second.rows_per_tick)),
-        row("time of a tick, mean", "ms", lambda run: _mean(run, lambda second: second.tick_ms)),
+        row("latency mean", "ms", lambda run: run.latency_ms.mean),
+        row("latency p50", "ms", lambda run: run.latency_ms.p50),
+        row("latency p90", "ms", lambda run: run.latency_ms.p90),
+        row("latency p99", "ms", lambda run: run.latency_ms.p99),
+        row("latency p99.9", "ms", lambda run: run.latency_ms.p999),
+        row("latency p99.99", "ms", lambda run: run.latency_ms.p9999),
+        row("latency max", "ms", lambda run: run.latency_ms.max),
+        row("mean rows per tick", "rows", lambda run: _mean(run, lambda second: second.rows_per_tick)),
+        row("mean time of a tick", "ms", lambda run: _mean(run, lambda second: second.tick_ms)),
         row("requests", "", lambda run: run.totals.requests),
         row("failed requests", "", lambda run: run.totals.failed),
         row("highest rate that holds", "requests/s", lambda run: run.find_max.best_rate if run.find_max else None),

@@ -8,7 +8,7 @@ from math import isfinite, log10
 
 import numpy as np
 
-from cellserve_client.load.document import LoadDocument, Second
+from cellserve_client.load.document import Latency, LoadDocument, Second
 
 # Latencies that differ by more than this, the greatest to the least, are drawn over a logarithmic axis.
 MAX_LINEAR_RATIO = 20.0
@@ -55,17 +55,21 @@ def _clean(value: float) -> float | None:
     return float(f"{value:.{DIGITS}g}") if isfinite(value) else None
 
 
-def percentile_curve(label: str, points: Sequence[tuple[float, float, int]]) -> Curve:
-    """Latencies by percentile, x as in ``Chart``. It ends where one request is left: no sample says what is beyond."""
+def percentile_curve(label: str, points: Sequence[tuple[float, float, int]], summary: Latency) -> Curve:
+    """Latencies by percentile, x as in ``Chart``. It ends where one request is left: no sample says what is beyond.
+
+    Args:
+        points: a document's ``percentiles``.
+        summary: of the same requests; the points may lie beside the percentiles that people look for.
+    """
     total = max((count for _, _, count in points), default=0)
-    if not total:
-        return Curve(label, [], [])
-    least_share = 1 / total
-    found = {
-        round(log10(1 / max(1 - percentile / 100, least_share)), DIGITS): milliseconds
-        for percentile, milliseconds, _ in points
-    }
-    return Curve(label, list(found), list(found.values()))
+    known = {50: summary.p50, 90: summary.p90, 99: summary.p99, 99.9: summary.p999, 99.99: summary.p9999}
+    values: dict[float, float | None] = {}
+    for percentile, milliseconds in [*((level, value) for level, value, _ in points), *known.items()]:
+        if total and milliseconds is not None:
+            share_above = max(1 - percentile / 100, 1 / total)
+            values[round(log10(1 / share_above), DIGITS)] = milliseconds
+    return Curve(label, sorted(values), [values[x] for x in sorted(values)])
 
 
 def spread(curves: Sequence[Curve]) -> bool:

@@ -212,6 +212,7 @@ class Trial:
         steps_per_second: answered.
         latency_ms: of it.
         errors_share: from 0 to 1.
+        client_is_limit: whether the client, not the server, is likely to have limited it.
     """
 
     rate: float
@@ -219,6 +220,7 @@ class Trial:
     steps_per_second: float
     latency_ms: Latency
     errors_share: float
+    client_is_limit: bool = False
 
 
 @dataclass(frozen=True)

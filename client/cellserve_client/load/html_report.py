@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -56,7 +55,7 @@ def write_html(document: LoadDocument, path: Path) -> None:
         "slo_terms": [_term(term) for term in document.slo.terms] if document.slo is not None else [],
         "latency_names": [_latency_name(field.name) for field in fields(Latency)],
         "latency_rows": _latency_rows(document),
-        "settings": [(name.replace("_", " "), setting_text(value)) for name, value in document.settings.items()],
+        "settings": [_setting(name, value) for name, value in document.settings.items() if value not in (None, [])],
         "conditions": _conditions(document),
     }
     path.write_text(_page("report.html", charts_of(document), content), encoding="utf-8")
@@ -83,8 +82,18 @@ def setting_text(value: Any) -> str:
     if isinstance(value, (int, float)):
         return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
     if isinstance(value, list):
-        return ", ".join(map(setting_text, value))
-    return json.dumps(value)
+        return "; ".join(map(setting_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {setting_text(item)}" for name, item in value.items() if item is not None)
+    return str(value)
+
+
+def _setting(name: str, value: Any) -> tuple[str, str]:
+    """A setting's name and value; the names of some end in their unit, which is seconds."""
+    text = setting_text(value)
+    if name.endswith("_s"):
+        return name.removesuffix("_s").replace("_", " "), f"{text} s"
+    return name.replace("_", " "), text
 
 
 def _page(template: str, charts: Sequence[Chart], content: Mapping[str, Any]) -> str:

@@ -105,6 +105,7 @@ class Residents:
             slab_bytes=self.engine.lanes.slab_bytes,
             slab_rows=self.engine.lanes.slab_rows,
         )
+        metrics.sessions.watch_models(self.engine.lanes.sessions_by_model)
 
     def seat(self, birth: Birth, uid: str | None = None, *, is_soft: bool = False) -> Session:
         """Makes a session in memory.

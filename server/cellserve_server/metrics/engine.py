@@ -12,7 +12,7 @@ from cellserve_server.tick_times import PHASES, TickTimes
 
 OUTCOMES = ("ok", "error", "cancelled", "deadline")
 # Beyond so many names of models the rest share one label, so that loading and unloading cannot grow it for ever: each
-# is some 150 series.
+# is some 160 series.
 MAX_MODEL_LABELS = 200
 OTHER_MODELS = "other"
 TICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)

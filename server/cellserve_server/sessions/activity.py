@@ -6,7 +6,7 @@ A rate needs two looks at the step counts. They are kept only while somebody ask
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -22,7 +22,7 @@ LOOK_S = 0.9
 # The last look is forgotten when nobody has asked for so long.
 KEEP_S = 12.0
 # Seats that are looked through, and sessions whose names are read, before others have their turn.
-SEATS_AT_ONCE = 65_536
+SEATS_AT_ONCE = 32_768
 READ_AT_ONCE = 1000
 # Where too few of those first in order have the names that are wanted, so many times as many are read.
 READ_GROWTH = 16
@@ -52,8 +52,7 @@ class ActiveSession:
     steps_per_second: float
 
 
-@dataclass(frozen=True)
-class _Counts:
+class _Counts(NamedTuple):
     """One table of seats at a look: by seat the life that has it, its steps, and its rate since the look before."""
 
     lives: Array
@@ -120,6 +119,7 @@ def _least(keys: Array, count: int) -> tuple[Array, Array]:
     return np.flatnonzero(keys < level), np.flatnonzero(keys == level)
 
 
+_NO_COUNTS = _Counts(*(np.empty(0, dtype) for dtype in (int, int, float)))
 _NONE = _Columns(*(np.empty(0, dtype) for dtype in (int, int, int, float, float, float)))
 
 
@@ -154,7 +154,7 @@ class Activity:
             model: only sessions of this model, ``models/{model}`` or with a version; empty: all.
             id_contains: only sessions with this in their ids.
         """
-        look = self._look_at(self._clock())
+        look = await self._look_at(self._clock())
         prefix = f"{model}/" if model else ""
         lanes = [lane for lane in self._lanes if f"{lane.model.resource_name}/".startswith(prefix)]
         tables = [seats for lane in lanes for seats in lane.tables()]
@@ -180,16 +180,16 @@ class Activity:
             self._timer.cancel()
             self._timer = None
 
-    def _look_at(self, now: float) -> _Look:
+    async def _look_at(self, now: float) -> _Look:
         """The look whose rates are to be told: a new one, when the last is old enough."""
         last = self._look
         if last is not None and now - last.time > KEEP_S:
             last = None
-        if last is None or now - last.time >= LOOK_S:
-            last = self._look = _Look(now, {seats: _count(seats, last, now) for seats in self._lanes.tables()})
         self._asked_at = now
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(KEEP_S, self._forget)
+        if last is None or now - last.time >= LOOK_S:
+            last = self._look = await _new_look(self._lanes.tables(), last, now)
         return last
 
     def _forget(self) -> None:
@@ -200,26 +200,46 @@ class Activity:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._forget)
 
 
-def _count(seats: Seats[Session], last: _Look | None, now: float) -> _Counts:
-    lives, steps = seats.records[: seats.used, [LIFE, STEP_COUNT]].T
+async def _parts(tables: Sequence[Seats[Session]]) -> AsyncIterator[tuple[int, slice]]:
+    """All seats, as numbers of tables and some seats of each; others have their turn in between."""
+    seen = 0
+    for number, seats in enumerate(tables):
+        for start in range(0, seats.used, SEATS_AT_ONCE):
+            if seen >= SEATS_AT_ONCE:
+                await asyncio.sleep(0)
+                seen = 0
+            part = slice(start, min(start + SEATS_AT_ONCE, seats.used))
+            seen += part.stop - start
+            yield number, part
+
+
+async def _new_look(tables: Sequence[Seats[Session]], last: _Look | None, now: float) -> _Look:
+    found = [[_NO_COUNTS] for _ in tables]
+    async for number, part in _parts(tables):
+        seats = tables[number]
+        before = None if last is None else last.counts.get(seats)
+        elapsed_s = 0.0 if last is None else now - last.time
+        found[number].append(_count(seats, part, before, elapsed_s))
+    joined = (_Counts(*map(np.concatenate, zip(*parts, strict=True))) for parts in found)
+    return _Look(now, dict(zip(tables, joined, strict=True)))
+
+
+def _count(seats: Seats[Session], part: slice, before: _Counts | None, elapsed_s: float) -> _Counts:
+    lives, steps = seats.records[part, [LIFE, STEP_COUNT]].T
     rates = np.zeros(len(lives))
-    before = None if last is None else last.counts.get(seats)
-    if last is not None and before is not None:
-        known = min(len(lives), len(before.lives))
-        same = np.flatnonzero(lives[:known] == before.lives[:known])
-        rates[same] = (steps[same] - before.steps[same]) / (now - last.time)
+    if before is not None:
+        known = before.lives[part]
+        same = np.flatnonzero(lives[: len(known)] == known)
+        rates[same] = (steps[same] - before.steps[part][same]) / elapsed_s
     return _Counts(lives, steps, rates)
 
 
 async def _first_of(tables: Sequence[Seats[Session]], look: _Look, order: Order, count: int, now: float) -> _Columns:
     """The first sessions of these tables that have not expired."""
     first = _NONE
-    for number, seats in enumerate(tables):
-        for start in range(0, seats.used, SEATS_AT_ONCE):
-            if start:
-                await asyncio.sleep(0)
-            columns = _columns(seats, number, slice(start, min(start + SEATS_AT_ONCE, seats.used)), look, order, now)
-            first = first.with_others(columns.first(count)).first(count)
+    async for number, part in _parts(tables):
+        columns = _columns(tables[number], number, part, look, order, now)
+        first = first.with_others(columns.first(count)).first(count)
     return first
 
 

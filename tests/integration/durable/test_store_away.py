@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cellserve.errors import StoreUnavailableError
-from tests.integration.durable.replicas import ASYNC, FaultyStore, Replicas, step, step_error
+from tests.integration.durable.replicas import FaultyStore, Replicas, step, step_error
 from tests.servers import RPC_TIMEOUT_S
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -34,25 +33,3 @@ def test_health_tells_whether_the_store_answers(replicas: Replicas) -> None:
     assert isinstance(step_error(server, 1), StoreUnavailableError)
     server.wait_until(lambda: store.calls["look"] > looks)
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=RPC_TIMEOUT_S).status == SERVING
-
-
-def test_how_long_changes_wait_for_the_store_is_seen(replicas: Replicas) -> None:
-    store = FaultyStore(replicas.open_store())
-    server = replicas.start(replace(ASYNC, flush_interval_ms=10), store)
-
-    def unwritten_s() -> float | None:
-        return server.app.metrics.registry.get_sample_value("cellserve_unwritten_seconds")
-
-    replicas.create(server)
-    assert unwritten_s() == 0
-    store.failing.add("write")
-    step(server, 0)
-    writes = store.calls.get("write", 0)
-    server.wait_until(lambda: store.calls.get("write", 0) > writes)
-    assert unwritten_s() == 0  # The clock stands still.
-    replicas.clock.advance(7)
-    assert unwritten_s() == 7
-    store.failing.clear()
-    server.wait_until(lambda: unwritten_s() == 0)
-    replicas.clock.advance(7)
-    assert unwritten_s() == 0

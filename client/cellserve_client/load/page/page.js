@@ -76,9 +76,11 @@
     return (plot, low, high) => (high == null ? [1, 10] : uPlot.rangeLog(low, high, 10, false));
   }
 
+  const line = () => ({ stroke: () => colour("--line"), width: 1 });
+  const powersOf10 = (plot, splits) => splits.map((value) => (Number.isInteger(Math.log10(value)) ? value : null));
+
   function axis(options) {
-    const line = { stroke: () => colour("--line"), width: 1 };
-    return { stroke: () => colour("--faint"), font: FONT, grid: line, ticks: { ...line, size: 4 }, gap: 4, ...options };
+    return { stroke: () => colour("--faint"), font: FONT, grid: line(), ticks: { ...line(), size: 4 }, gap: 4, ...options };
   }
 
   function options(chart, width) {
@@ -98,6 +100,7 @@
         axis({
           size: (plot, values) => 14 + 7 * Math.max(3, ...(values || []).map((text) => text.length)),
           values: (plot, splits) => splits.map(tick),
+          ...(chart.log ? { grid: { ...line(), filter: powersOf10 } } : {}),
         }),
       ],
       series: [
