@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
@@ -39,6 +40,11 @@ from cellserve_client.sessions import Session, create_session
 from cellserve_client.tls import TlsSettings, settings_from
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from cellserve_client.tracing import Tracing
+
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
 PAGE_SIZE = 1000
@@ -55,6 +61,7 @@ def connect(
     proxied: bool = False,
     tls: TlsSettings | bool | None = None,
     token: str | Path | None = None,
+    tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one. Nothing is sent before the first request.
 
@@ -80,9 +87,13 @@ def connect(
         token: a bearer token, sent with every request, or a ``Path`` of the file that has it, which is read again when
             it changes. To another machine it is sent with TLS only. None: the file that ``CELLSERVE_TOKEN_FILE`` names,
             if it does.
+        tracing: whether requests are spans of OpenTelemetry, and the server is told which trace the caller of each
+            step is in; True: of the program's tracer provider, or give another one. Needs
+            ``cellserve-client[tracing]``.
 
     Raises:
-        FieldInvalidError: an argument is not of its form, or a token would be sent for all to read.
+        FieldInvalidError: an argument is not of its form, a token would be sent for all to read, or ``tracing`` is
+            asked for and OpenTelemetry is not there.
     """
     fleet = Fleet(
         address,
@@ -94,8 +105,19 @@ def connect(
         proxied=proxied,
         tls=settings_from(tls, os.environ),
         token=token_from(token, os.environ),
+        tracing=None if tracing is False else _new_tracing(tracing),
     )
     return Server(fleet)
+
+
+def _new_tracing(tracing: bool | TracerProvider) -> Tracing:
+    try:
+        from cellserve_client.tracing import Tracing
+    except ImportError as error:
+        raise FieldInvalidError(
+            "tracing: needs OpenTelemetry, which is not installed: pip install 'cellserve-client[tracing]'"
+        ) from error
+    return Tracing(None if isinstance(tracing, bool) else tracing)
 
 
 class Server:

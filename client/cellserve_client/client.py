@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
@@ -28,6 +28,9 @@ from cellserve_client.session_info import SessionInfo
 from cellserve_client.tls import TlsSettings
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
 Result = TypeVar("Result")
@@ -44,6 +47,7 @@ def connect(
     proxied: bool = False,
     tls: TlsSettings | bool | None = None,
     token: str | Path | None = None,
+    tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one; see ``aio.connect``. Nothing is sent before the first request."""
     return Server(
@@ -57,6 +61,7 @@ def connect(
             proxied=proxied,
             tls=tls,
             token=token,
+            tracing=tracing,
         )
     )
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -35,6 +35,9 @@ from cellserve_client.methods import Method
 from cellserve_client.retry import Retrier, RetryPolicy
 from cellserve_client.streaming.mux import Mux
 from cellserve_client.tls import TlsSettings
+
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
 
 MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
@@ -77,6 +80,7 @@ class Settings:
         clock, sleep, randomness: handed in for tests.
         tls: None: the servers are spoken to in the clear.
         token: shown to them; None: none is.
+        tracing: makes spans of requests; None: nobody traces.
 
     Raises:
         FieldInvalidError: a number is out of its range.
@@ -91,6 +95,7 @@ class Settings:
     randomness: random.Random | None = None
     tls: TlsSettings | None = None
     token: BearerToken | None = None
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
@@ -121,6 +126,7 @@ class Transport:
         self.sleep = settings.sleep
         self._tls = settings.tls
         self._token = settings.token
+        self.tracing = settings.tracing
         self._on_stream_trouble = on_stream_trouble
         self._process_id = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -212,6 +218,18 @@ class Transport:
         Raises:
             CellServeError: what the server said, or why it could not be reached.
         """
+        if self.tracing is not None:
+            with self.tracing.request(method.full_name, self.address) as headers:
+                return await self._send(method, request, deadline, (*metadata, *headers))
+        return await self._send(method, request, deadline, metadata)
+
+    async def _send(
+        self,
+        method: Method,
+        request: Message | Callable[[], Iterable[Message]],
+        deadline: Deadline,
+        metadata: Metadata,
+    ) -> Any:
         self._require_open()
         remaining_s = deadline.remaining_s()
         if remaining_s <= 0:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import grpc
 import structlog
@@ -45,6 +46,10 @@ from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
+from cellserve_server.tracing.opening import open_tracing
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.tracing import Tracing
 
 SERVICES = (
     recurrent_service_pb2.DESCRIPTOR.services_by_name["RecurrentService"].full_name,
@@ -85,6 +90,10 @@ class App:
         clock: unix seconds, never going back; what expires, expires by it. None: ``steady_clock()``.
         new_id: makes ids of sessions, lives and incidents; None: random ones.
         store: where sessions are kept; None: as the settings say.
+        tracing: makes spans; None: as the settings say.
+
+    Raises:
+        StartError: tracing is asked for and cannot be had.
 
     Attributes:
         metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
@@ -99,6 +108,7 @@ class App:
         clock: Callable[[], float] | None = None,
         new_id: Callable[[], str] | None = None,
         store: Store | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
@@ -114,11 +124,14 @@ class App:
             config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
         )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
+        self._tracing = open_tracing(config) if tracing is None else tracing
+        if self._tracing is not None:
+            self.engine.observers.append(self._tracing.ticks)
         self.failed = asyncio.Event()
         self._config = config
         self._clock = clock
         self._new_id = new_id
-        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals)
+        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
         self.interceptor = RpcInterceptor(
             self.metrics,
             self.refusals,
@@ -127,6 +140,7 @@ class App:
             max_rpcs=config.max_concurrent_rpcs,
             max_message_bytes=config.max_message_bytes,
             retry_s=config.queue_full_retry_ms / 1000,
+            tracing=self._tracing,
         )
         self._health = health.aio.HealthServicer()
         self._loading = True
@@ -179,6 +193,8 @@ class App:
         self.models.on_unload = self.residents.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
         self._watch()
+        if self._tracing is not None:
+            self._exit.push_async_callback(self._tracing.close)  # After all that it is told of.
         # Before the page: where a server runs already, the port of the two that is spoken of is that of the RPCs.
         server = self._make_server()
         self._start_page()
@@ -207,7 +223,10 @@ class App:
         server = grpc.aio.server(interceptors=[self.interceptor], options=server_options(config))
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
-            RecurrentService(config, self.keeping.finder, self.operations, self.streams, requests, self._new_id), server
+            RecurrentService(
+                config, self.keeping.finder, self.operations, self.streams, requests, self._new_id, self._tracing
+            ),
+            server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(

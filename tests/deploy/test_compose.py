@@ -191,8 +191,8 @@ def test_what_the_image_is_built_from_is_in_the_build_context() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-def test_the_image_has_the_driver_of_the_store() -> None:
-    assert "./server[redis]" in DOCKERFILE.read_text(encoding="utf-8")
+def test_the_image_has_the_driver_of_the_store_and_can_trace() -> None:
+    assert "./server[redis,tracing]" in DOCKERFILE.read_text(encoding="utf-8")
 
 
 def test_prometheus_scrapes_the_replicas_metrics(services: dict[str, Any]) -> None:

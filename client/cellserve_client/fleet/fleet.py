@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import Message
 
@@ -40,6 +40,9 @@ from cellserve_client.transport import (
     checked_timeout,
 )
 
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
+
 # A replica whose address the name has lost is disconnected after this, in seconds: its last answers may still come.
 RETIRE_S = 60.0
 # What a model says of sessions that no other replica can go on with.
@@ -65,11 +68,12 @@ class Fleet:
         proxied: the one address is that of a proxy with replicas behind it.
         tls: None: the servers are spoken to in the clear.
         token: shown to them; None: none is.
+        tracing: makes spans of requests; None: nobody traces.
         clock, sleep, randomness, resolve: handed in for tests.
 
     Attributes:
         address: as given.
-        timeout_s, max_message_bytes, coalesce, clock, sleep: as given.
+        timeout_s, max_message_bytes, coalesce, tracing, clock, sleep: as given.
         is_pinned, is_proxied: as given.
         is_many: whether there are several replicas, or may be.
         replicas: by their numbers.
@@ -92,6 +96,7 @@ class Fleet:
         proxied: bool = False,
         tls: TlsSettings | None = None,
         token: BearerToken | None = None,
+        tracing: Tracing | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         randomness: random.Random | None = None,
@@ -116,11 +121,13 @@ class Fleet:
             randomness or random.Random(),
             tls,
             token,
+            tracing,
         )
         self.address = address.strip()
         self.timeout_s = self._settings.timeout_s
         self.max_message_bytes = max_message_bytes
         self.coalesce = coalesce
+        self.tracing = tracing
         self.clock = clock
         self.sleep = sleep
         self.is_pinned = pinned

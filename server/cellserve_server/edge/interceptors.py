@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
@@ -23,6 +23,10 @@ from cellserve.errors import (
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import Metrics, RpcMetrics
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.rpcs import RpcTrace
+    from cellserve_server.tracing.tracing import Tracing
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
@@ -52,6 +56,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         max_rpcs: RPCs of our services under way at once.
         max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
         retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
+        tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
         active: RPCs of our services that are under way.
@@ -67,8 +72,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         max_rpcs: int,
         max_message_bytes: int,
         retry_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
         self.active = 0
+        self.tracing = tracing
         self.refusals = refusals
         self._metrics = metrics
         self._new_id = new_id
@@ -146,6 +153,7 @@ class _Call:
         self.metrics = metrics
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
+        self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
@@ -194,6 +202,10 @@ class _Outcome:
         self._context = context
         self._entered = False
         self._started = time.perf_counter()
+        self._tracing: RpcTrace | None = None
+        tracing = call.tracing
+        if tracing is not None:
+            self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
 
     async def __aenter__(self) -> None:
         try:
@@ -205,7 +217,10 @@ class _Outcome:
         if self._entered:
             self._call.leave()
         seconds = time.perf_counter() - self._started
-        self._call.metrics.handled(_go_name(self._code(error)), seconds)
+        code = self._code(error)
+        self._call.metrics.handled(_go_name(code), seconds)
+        if self._tracing is not None:
+            self._tracing.end(code.name)
         if isinstance(error, CellServeError):
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
