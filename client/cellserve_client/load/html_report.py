@@ -53,7 +53,7 @@ def write_html(document: LoadDocument, path: Path) -> None:
         "model": _model_name(document),
         "tiles": _tiles(document),
         "slo_terms": [_term(term) for term in document.slo.terms] if document.slo is not None else [],
-        "latency_names": [_latency_name(field.name) for field in fields(Latency)],
+        "latency_names": [field.metadata.get(JSON_NAME, field.name) for field in fields(Latency)],
         "latency_rows": _latency_rows(document),
         "settings": [_setting(name, value) for name, value in document.settings.items() if value not in (None, [])],
         "conditions": _conditions(document),
@@ -170,11 +170,6 @@ def _term(term: Term) -> dict[str, Any]:
     else:
         measured = figures.milliseconds_text(term.measured)
     return {"term": term.term, "held": term.held, "measured": measured}
-
-
-def _latency_name(field: str) -> str:
-    names = {item.name: item.metadata.get(JSON_NAME, item.name) for item in fields(Latency)}
-    return str(names[field])
 
 
 def _latency_rows(document: LoadDocument) -> list[LatencyRow]:
