@@ -302,6 +302,27 @@ def test_lives_and_ends_are_told(browser: Browser, bench: Bench) -> None:
     assert len(heat_maps(browser)) == 2, "what was seen stays"
 
 
+def test_what_was_seen_stays_when_the_page_was_hidden_for_long(browser: Browser, bench: Bench) -> None:
+    with sessions_of(bench, "hidden") as (session,):
+        open_page(browser, bench, "session?id=hidden")
+        session.step(inputs_of(1))
+        wait_for_step(browser, 2)
+        before = [leaf[0] for leaf in leaves_of(session)]
+        heat_maps(browser)[0].send_keys(Keys.ARROW_RIGHT, Keys.ENTER)
+        browser.wait_until("document.querySelector('.picked .u-value')")
+        bench.server.loop.call(bench.inside.watches.stop)
+        for number in range(3):
+            session.step(inputs_of(number))
+        wait_for_step(browser, 5)
+        assert find(browser, "#place").text == "steps 1 to 5"
+        assert "state.c[0]" in find(browser, ".picked").text
+        session.step(inputs_of(9))
+        wait_for_step(browser, 6)
+        assert_painted(browser, [leaf[0] for leaf in leaves_of(session)])
+        columns = int(heat_maps(browser)[0].get_attribute("data-next") or 0)
+        assert_painted(browser, before, column=columns - 2)
+
+
 def test_a_session_that_is_not_there(browser: Browser, bench: Bench) -> None:
     browser.open(f"{bench.inspector.url}/#/session?id=nobody")
     browser.wait_until("/never was/.test(document.querySelector('.notice')?.textContent)")

@@ -69,7 +69,7 @@ export function session(view, frame, parameters) {
     draw();
   });
   follow.addEventListener("click", () => {
-    end = end === null ? steps.next : null;
+    end = end === null ? steps.end : null;
     draw();
   });
 
@@ -80,7 +80,7 @@ export function session(view, frame, parameters) {
     const least = Math.min(columns, list.length);
     const found = end === null ? -1 : list.findIndex((step) => step.serial >= end);
     const stop = found < 0 ? list.length : Math.max(least, found);
-    if (end !== null) end = list[stop]?.serial ?? steps.next; // What was shown may have left the window.
+    if (end !== null) end = list[stop]?.serial ?? steps.end; // What was shown may have left the window.
     slider.min = String(least);
     slider.max = String(list.length);
     slider.value = String(stop);
@@ -103,9 +103,7 @@ export function session(view, frame, parameters) {
 
   function show(answer) {
     const { header } = answer;
-    const isOther = header.watch !== steps.watch;
-    steps.add(answer);
-    if (isOther) begin(header);
+    if (steps.add(answer)) begin(header);
     const gone = header.gone
       ? `Not in memory now: ${header.gone}. What was seen of it stays here while this page is open.`
       : "";
@@ -142,7 +140,7 @@ export function session(view, frame, parameters) {
     }
   }
 
-  // Another watch: panels for what its state and outputs are.
+  // Panels for what the state and the outputs are.
   function begin(header) {
     panels?.forEach((panel) => panel.close());
     host.replaceChildren();
