@@ -63,11 +63,13 @@ class ServerConfig:
         "everyone who reaches --http-host, without a password.",
     )
     inspector_max_watches: int = _setting(
-        16, "Sessions (rows of them) that the inspector's pages may show at once; each costs memory.", 1, 1024
+        16, "Sessions (rows of them) that the inspector's pages may show at once.", 1, 1024
     )
-    inspector_window_steps: int = _setting(512, "Steps by which such a page can be scrolled back.", 1, 65_536)
+    inspector_window_steps: int = _setting(
+        512, "Steps of each of them that the server keeps for pages that ask late or join in.", 1, 65_536
+    )
     inspector_watch_bytes: int = _setting(
-        16 * MIB, "Bytes of these steps, for each page; of large states there are fewer.", 1024
+        16 * MIB, "Bytes of these steps, for each of them; of large states there are fewer.", 1024
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
