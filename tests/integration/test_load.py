@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cellserve.errors import FieldInvalidError, UnavailableError
+from cellserve.errors import FieldInvalidError, InternalError, UnavailableError
 from cellserve_client import connect, rnn
 from cellserve_client.cli.load import main as load
 from cellserve_client.load import LoadDocument, LoadPlan, Progress, run_load, run_load_async
@@ -173,6 +174,20 @@ def test_one_that_is_cancelled_leaves_no_sessions(target: Target) -> None:
 
     asyncio.run(cancelled())
     assert target.sessions() == 0
+
+
+def test_a_process_that_is_killed_ends_the_test() -> None:
+    def kill(_: Progress) -> None:
+        for task in Path("/proc/self/task").iterdir():
+            for child in (task / "children").read_text().split():
+                if b"cellserve_client.load.child" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+
+    # A server of its own: the sessions stay on it.
+    with server_process(["--http-port", "0"]) as server:
+        plan = Target(server).plan(seconds=600.0, processes=2)
+        with pytest.raises(InternalError, match="a process of the load test has ended before its time"):
+            run_load(plan, kill)
 
 
 def test_one_that_is_stopped_before_it_begins_sends_nothing(target: Target) -> None:

@@ -37,8 +37,8 @@ def run_load(plan: LoadPlan, on_progress: OnProgress | None = None) -> LoadDocum
         on_progress: called twice a second.
 
     Raises:
-        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it. Later failures
-            are counted.
+        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it; or one of its
+            processes was killed. Failures of requests are counted.
     """
 
     async def run() -> LoadDocument:

@@ -25,6 +25,8 @@ from cellserve_client.load.recorder import INTERVAL_S, Recorder
 
 OPENING_AT_ONCE = 64
 CLOSING_AT_ONCE = 64
+# Sessions of a server that is lost are left to expire after so long.
+CLOSING_S = 20.0
 LAG_INTERVAL_S = 0.02
 
 
@@ -135,10 +137,11 @@ async def _watch_lag(recorder: Recorder) -> None:
 
 async def _close(callers: list[Caller]) -> None:
     """Deletes all sessions, some at a time."""
-    left = iter(callers)
+    left, until = iter(callers), time.monotonic() + CLOSING_S
 
     async def close_some() -> None:
         for caller in left:
-            await caller.close()
+            if time.monotonic() < until:
+                await caller.close()
 
     await asyncio.gather(*(close_some() for _ in range(CLOSING_AT_ONCE)))
