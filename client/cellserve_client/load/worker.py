@@ -51,11 +51,11 @@ async def work(
         callers = _callers(assignment, models, recorder, clock)
         first = _first_sessions(assignment)
         await asyncio.gather(*(caller.open() for caller in callers[:first]))
-        tell(Ready())
-        clock.begin(await began)
         # What was loaded stays: to go through it again and again would take time from the requests.
         gc.collect()
         gc.freeze()
+        tell(Ready())
+        clock.begin(await began)
         reporting = asyncio.create_task(_report(recorder, clock, tell))
         watching = asyncio.create_task(_watch_lag(recorder))
         try:
