@@ -134,6 +134,7 @@ def test_the_document_tells_what_was_sent(target: Target) -> None:
     assert document.settings["traffic"] == "mixed:0.5"
     assert LoadDocument.from_json(json.loads(json.dumps(document.to_json()))) == document
     assert document.server_metrics is not None
+    assert [second.second for second in document.server_metrics.timeline] == [0]
     assert document.server_metrics.timeline[0].rows_per_tick is not None
     assert told[-1].seconds > 0.5
     assert told[-1].total_seconds == pytest.approx(1.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -186,7 +187,9 @@ async def _document(
         by_kind=collector.by_kind(),
         timeline=collector.timeline(plan.is_open),
         errors=dict(sorted(collector.errors.items())),
-        server_metrics=None if watch is None else await watch.result(collector.all_steps),
+        server_metrics=None
+        if watch is None
+        else await watch.result(collector.all_steps, math.ceil(end - measure_from)),
         client=client_of(plan.processes, collector.busiest_cpu_share(), collector.loop_lag_p99_ms(), plan.is_open),
         stages=plan.parts,
         slo=slo,
