@@ -86,6 +86,7 @@ def test_it_draws_every_chart_and_asks_nobody_for_anything(browser: Browser, tmp
         "QUEUE_FULL",
         "poisson",
         "--processes 4",
+        "not held (the client was the limit)",
     ):
         assert part in text
     assert browser.problems() == []

@@ -12,7 +12,7 @@ from itertools import accumulate
 from math import log10
 from typing import Literal
 
-from cellserve_client.load.curves import Curve, Values, percentile_curve, rates, resampled, seconds, spread
+from cellserve_client.load.curves import Curve, Values, due, percentile_curve, rates, resampled, seconds, spread
 from cellserve_client.load.document import FindMax, LoadDocument, ServerSecond, Stage
 
 XKind = Literal["seconds", "percentile", "rate"]
@@ -150,7 +150,7 @@ def _throughput(document: LoadDocument) -> Chart | None:
     if any(second.steps != second.requests for second in document.timeline):
         curves.append(("Requests answered", rates(document, lambda second: second.requests)))
     if document.mode == "open":
-        curves.append(("Requests due", [second.offered_per_second for second in document.timeline]))
+        curves.append(("Requests due", due(document)))
     return _over_time(document, "throughput", "Throughput over time", "per second", curves, dashed="Requests due")
 
 
