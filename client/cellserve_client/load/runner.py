@@ -92,6 +92,9 @@ async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
+        for task in beside:
+            if not task.cancelled():
+                task.result()  # What went wrong in it is not kept secret.
     return await _document(plan, model, collector, watch, began, started, stopped_at)
 
 
