@@ -92,7 +92,7 @@ def open_document(seed: int = 0) -> LoadDocument:
             4_000.0,
             (
                 Trial(2_000.0, True, 4_000.0, replace(latency, p50=2.0, p99=5.0), 0.0),
-                Trial(8_000.0, False, 15_000.0, replace(latency, p50=8.0, p99=90.0), 0.004),
+                Trial(8_000.0, False, 15_000.0, replace(latency, p50=8.0, p99=90.0), 0.004, True),
                 Trial(4_000.0, True, 8_000.0, replace(latency, p50=3.0, p99=11.0), 0.0),
             ),
         ),

@@ -19,7 +19,9 @@ from cellserve.errors import FieldInvalidError, UnavailableError
 from cellserve_client import connect, rnn
 from cellserve_client.cli.load import main as load
 from cellserve_client.load import LoadDocument, LoadPlan, Progress, run_load, run_load_async
+from cellserve_client.load.crew import Crew
 from cellserve_client.load.document import Stage
+from cellserve_client.load.recorder import Interval
 from tests.servers import ServerProcess, server_process
 
 DEPTH = 3
@@ -170,6 +172,23 @@ def test_one_that_is_cancelled_leaves_no_sessions(target: Target) -> None:
             await running
 
     asyncio.run(cancelled())
+    assert target.sessions() == 0
+
+
+def test_one_that_is_stopped_before_it_begins_sends_nothing(target: Target) -> None:
+    intervals: list[Interval] = []
+
+    async def stopped() -> None:
+        stopping = asyncio.Event()
+        stopping.set()
+        model = f"models/{target.model}/versions/1"
+        async with Crew(target.plan(), model, lambda _, interval: intervals.append(interval)) as crew:
+            await crew.begin(stopping)
+            crew.stop()
+            await crew.finished()
+
+    asyncio.run(stopped())
+    assert sum(interval.all_steps for interval in intervals) == 0
     assert target.sessions() == 0
 
 

@@ -64,11 +64,11 @@ def test_tests_that_are_compared_keep_their_colours() -> None:
 
 
 def test_a_last_second_that_is_a_part_of_one_counts_as_such() -> None:
-    document = closed_document(seconds=3)
-    steps = document.timeline[2].steps
-    for seconds, rate in ((2.5, 2.0 * steps), (2.1, None)):
-        (chart,) = (chart for chart in charts_of(replace(document, seconds=seconds)) if chart.key == "throughput")
-        assert lines(chart)["Steps answered"][2] == rate
+    document = open_document()
+    steps = document.timeline[-1].steps
+    for seconds, rate, offered in ((29.5, 2.0 * steps, 8_000.0), (29.1, None, None)):
+        throughput = lines(by_key(charts_of(replace(document, seconds=seconds)))["throughput"])
+        assert (throughput["Steps answered"][-1], throughput["Requests due"][-1]) == (rate, offered)
 
 
 def test_percentiles_stand_where_they_belong_and_end_with_the_slowest_request() -> None:
@@ -128,3 +128,19 @@ def test_figures_have_three_digits(value: float | None, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(5.0, "5 s"), (5.24, "5.2 s"), (120.0, "2 min"), (3725.0, "62 min 5 s")])
 def test_durations(value: float, text: str) -> None:
     assert figures.seconds_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        ("poisson", "poisson"),
+        (1024, "1,024"),
+        (0.5, "0.5"),
+        (["a:1", "b:1"], "a:1; b:1"),
+        ([{"seconds": 30.0, "sessions": 256, "rate": None}], "seconds 30, sessions 256"),
+    ],
+)
+def test_settings(value: object, text: str) -> None:
+    assert figures.setting_text(value) == text

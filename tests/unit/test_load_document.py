@@ -104,17 +104,15 @@ def test_a_later_documents_unknown_fields_are_passed_over() -> None:
     assert LoadDocument.from_json(document.to_json() | {"colour": "green"}) == document
 
 
-def test_merged_latencies_are_those_of_both() -> None:
-    both = Latencies()
-    for part in (Latencies(), of_milliseconds(1, 2, 3), of_milliseconds(1000)):
-        both.merge(part.encoded())
-    summary = both.summary()
-    assert both.count == 4
+def test_a_summary_of_latencies() -> None:
+    latencies = of_milliseconds(1, 2, 3, 1000)
+    summary = latencies.summary()
+    assert latencies.count == 4
     assert summary.min == pytest.approx(1, rel=1e-3)
     assert summary.p50 == pytest.approx(2, rel=1e-3)
     assert summary.max == pytest.approx(1000, rel=1e-3)
     assert summary.mean == pytest.approx(1006 / 4, rel=1e-3)
-    assert both.percentiles()[-1][2] == 4
+    assert latencies.percentiles()[-1][2] == 4
 
 
 def test_latencies_beyond_the_histograms_range_count_at_its_ends() -> None:

@@ -295,7 +295,7 @@ def _search(plan: LoadPlan) -> LoadDocument:
 
 def _process_count(text: str, sessions: int) -> int:
     if text == AUTO:
-        return min(len(os.sched_getaffinity(0)), sessions, MAX_PROCESSES)
+        return min(os.cpu_count() or 1, sessions, MAX_PROCESSES)
     if not text.isdecimal():
         raise click.BadParameter(f"expected a number or {AUTO}; got {text!r}", param_hint="--processes")
     return int(text)

@@ -70,6 +70,8 @@ class Caller:
         traffic = self._traffic
         try:
             async with traffic.opening:
+                if self._clock.is_stopped:
+                    return False
                 self._session = await self._opened()
         except CellServeError as error:
             self._recorder.trouble(error, self._clock.now())

@@ -49,6 +49,11 @@ class LoadClock:
         """Whether no more requests are to be sent."""
         return time.monotonic() >= self.end
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was ended before its time."""
+        return self._stopped.is_set()
+
     def stop(self) -> None:
         """Ends the test now."""
         self.end = min(self.end, time.monotonic())

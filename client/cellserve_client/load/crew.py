@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from multiprocessing import Pipe
+from typing import Any
 
 from cellserve_client.load.messages import Assignment, Begin, Done, Ready, Stop
 from cellserve_client.load.plan import LoadPlan
@@ -33,17 +34,27 @@ class Crew:
         self._members: list[_Member] = []
 
     async def __aenter__(self) -> Crew:
-        for assignment in self._assignments:
-            self._members.append(_Member(assignment, self._on_interval))
+        try:
+            for assignment in self._assignments:
+                self._members.append(_Member(assignment, self._on_interval))
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
-    async def begin(self) -> float:
-        """Waits until all have opened their sessions and has them send. Returns from when on, on the monotonic clock.
+    async def begin(self, stopping: asyncio.Event) -> float:
+        """Waits until all have opened their sessions and has them send; or until they are to stop before that.
+
+        Returns:
+            From when on they send, in seconds of the monotonic clock.
 
         Raises:
             RuntimeError: one of them has ended; it says why on standard error.
         """
-        await asyncio.gather(*(asyncio.shield(member.ready) for member in self._members))
+        opening = asyncio.gather(*(asyncio.shield(member.ready) for member in self._members))
+        await first_of(opening, stopping)
+        if stopping.is_set():
+            return time.monotonic()
         moment = time.monotonic() + HEAD_START_S
         for member in self._members:
             member.send(Begin(moment))
@@ -65,6 +76,23 @@ class Crew:
     async def __aexit__(self, *_: object) -> None:
         self.stop()
         await asyncio.gather(*(asyncio.to_thread(member.end) for member in self._members))
+
+
+async def first_of(awaited: asyncio.Future[Any], stopping: asyncio.Event) -> None:
+    """Waits until something is done, or an event is set, whichever comes first.
+
+    Raises:
+        Exception: what the one that is done raises.
+    """
+    interrupting = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((awaited, interrupting), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        interrupting.cancel()
+        if not awaited.done():
+            awaited.cancel()
+    if awaited.done() and not awaited.cancelled():
+        await awaited
 
 
 class _Member:

@@ -35,11 +35,23 @@ def seconds(document: LoadDocument) -> list[float]:
 
 def rates(document: LoadDocument, count: Callable[[Second], int]) -> list[float | None]:
     """Counts as counts a second: the last second of a test may be a part of one."""
-    lengths = [min(1.0, document.seconds - second.second) for second in document.timeline]
+    lengths = [_length_s(document, second) for second in document.timeline]
     return [
         count(second) / length if length >= MIN_SECOND_S else None
         for second, length in zip(document.timeline, lengths, strict=True)
     ]
+
+
+def due(document: LoadDocument) -> list[float | None]:
+    """The requests that were due a second, second by second."""
+    return [
+        second.offered_per_second if _length_s(document, second) >= MIN_SECOND_S else None
+        for second in document.timeline
+    ]
+
+
+def _length_s(document: LoadDocument, second: Second) -> float:
+    return min(1.0, document.seconds - second.second)
 
 
 def resampled(x: Sequence[float], curve: Curve) -> tuple[float | None, ...]:

@@ -81,10 +81,6 @@ class Latencies:
         for value, count in zip(sample.values_us.tolist(), sample.counts.tolist(), strict=True):
             self._histogram.record_value(value, count)
 
-    def merge(self, encoded: str) -> None:
-        """Adds those of another, as ``encoded`` gave them."""
-        self._histogram.decode_and_add(encoded.encode("ascii"))
-
     def encoded(self) -> str:
         """All of them as text: the base64 of HdrHistogram's V2 encoding."""
         return cast(bytes, self._histogram.encode()).decode("ascii")
@@ -107,8 +103,7 @@ class Latencies:
             return Latency(None, None, None, None, None, None, None, None)
         at = self._histogram.get_percentile_to_value_dict([50, 90, 99, 99.9, 99.99])
         return Latency(
-            # Not the histogram's own minimum, which becomes 0 when an empty one takes in another.
-            min=next(iter(self._histogram)).value_iterated_to / 1e3,
+            min=self._histogram.get_min_value() / 1e3,
             mean=self.mean_ms(),
             p50=at[50] / 1e3,
             p90=at[90] / 1e3,

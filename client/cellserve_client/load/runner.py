@@ -14,7 +14,7 @@ from pathlib import Path
 from cellserve.errors import ModelNotFoundError
 from cellserve_client import aio
 from cellserve_client.load.collector import Collector, Progress
-from cellserve_client.load.crew import Crew
+from cellserve_client.load.crew import Crew, first_of
 from cellserve_client.load.document import LoadDocument, Target
 from cellserve_client.load.inputs import read_inputs
 from cellserve_client.load.metrics_watch import MetricsWatch, begin_watch
@@ -81,7 +81,7 @@ async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio
     watch = await begin_watch(plan)
     collector = Collector(plan.measured_s)
     async with Crew(plan, model.resource_name, collector.add) as crew:
-        began = await crew.begin()
+        began = await crew.begin(stopping)
         started = datetime.now(UTC) + timedelta(seconds=began + plan.before_s - time.monotonic())
         beside = [asyncio.create_task(_show_progress(plan, collector, began, on_progress))]
         if watch is not None:
@@ -92,6 +92,9 @@ async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio
             for task in beside:
                 task.cancel()
             await asyncio.wait(beside)
+        for task in beside:
+            if not task.cancelled():
+                task.result()  # What went wrong in it is not kept secret.
     return await _document(plan, model, collector, watch, began, started, stopped_at)
 
 
@@ -127,18 +130,13 @@ async def _choose_model(server: aio.Server, name: str | None) -> aio.Model:
 
 async def _until_finished(crew: Crew, stopping: asyncio.Event) -> float | None:
     """Waits for the end. Returns when it was stopped before, in the clock's seconds; None: it was not."""
-    stopped_at = None
     finishing = asyncio.ensure_future(crew.finished())
-    interrupting = asyncio.create_task(stopping.wait())
-    try:
-        await asyncio.wait((finishing, interrupting), return_when=asyncio.FIRST_COMPLETED)
-        if not finishing.done():
-            stopped_at = time.monotonic()
-            crew.stop()
-        await finishing
-    finally:
-        interrupting.cancel()
-        finishing.cancel()
+    await first_of(finishing, stopping)
+    if not stopping.is_set():
+        return None
+    stopped_at = time.monotonic()
+    crew.stop()
+    await crew.finished()
     return stopped_at
 
 

@@ -22,9 +22,12 @@
 
   const tick = (value) => (value == null ? "" : value.toLocaleString("en", { maximumSignificantDigits: 4 }));
 
+  // 59 s, 2:05, 1:02:05.
   function time(value) {
     if (value < 120 || value % 1) return `${tick(value)} s`;
-    return `${Math.floor(value / 60)}:${String(value % 60).padStart(2, "0")}`;
+    const two = (number) => String(number).padStart(2, "0");
+    const [hours, minutes, seconds] = [Math.floor(value / 3600), Math.floor(value / 60) % 60, value % 60];
+    return hours ? `${hours}:${two(minutes)}:${two(seconds)}` : `${minutes}:${two(seconds)}`;
   }
 
   function percent(value) {
