@@ -128,8 +128,8 @@ def test_sessions_models_and_the_server_with_their_rates(stage: Stage) -> None:
         await press(pilot, "space")
         (server,) = rows(pilot, "replicas")
         assert server[:2] == [stage.server.address, "serving"]
-        assert server[4] == "4.0"  # steps a second
-        assert server[7:9] == ["0", "3"]
+        assert server[2] == "4.0"  # steps a second
+        assert server[5:7] == ["0", "3"]  # runs that wait, sessions
         ((name, versions, rate, per_tick, _, sessions, errors),) = rows(pilot, "models")
         assert (name, versions, rate, per_tick, sessions, errors) == ("defined", "1", "4.0", "2.0", "3", "0")
         assert [row[0] for row in rows(pilot, "sessions")] == ["beta", "gamma", "alpha"]
@@ -318,7 +318,7 @@ def test_several_replicas(stage: Stage, start_server: Callable[[ServerConfig], R
     pages = [f"http://127.0.0.1:{server.app.http_port}/metrics" for server in (stage.server, other)]
 
     async def test(pilot: Pilot[None]) -> None:
-        assert [row[8] for row in rows(pilot, "replicas")] == ["3", "1"]
+        assert [row[6] for row in rows(pilot, "replicas")] == ["3", "1"]
         assert rows(pilot, "models")[0][5] == "4"
         assert {row[0]: row[-1] for row in rows(pilot, "sessions")} == {
             **dict.fromkeys(IDS, stage.server.address),

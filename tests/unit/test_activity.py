@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cellserve_server.keeping.residents import Birth
@@ -67,6 +67,7 @@ def make(bench: Bench, planned: Sequence[Plan]) -> list[Session]:
     return [made[index] for index in range(len(planned))]
 
 
+@settings(deadline=None)
 @given(
     st.lists(plans, max_size=40),
     st.sampled_from(ORDER_FIELDS),

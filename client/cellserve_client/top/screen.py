@@ -52,6 +52,7 @@ class TopApp(App[None]):
     #notes { color: $text-warning; }
     #replicas, #models { height: auto; max-height: 25%; }
     #sessions { height: 1fr; }
+    LiveTable { scrollbar-size: 0 1; }
     #filter { height: 1; border: none; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -33,16 +33,15 @@ class TableText:
 
 def replicas_table(replicas: Iterable[ReplicaFigures]) -> TableText:
     """A row for each server."""
-    columns = ("server", "status", "version", "up", "steps/s", "p50", "p99", "queue", "sessions", "states", "memory")
+    # Terminals are narrow: what matters most comes first.
+    columns = ("server", "status", "steps/s", "p50", "p99", "queue", "sessions", "states", "memory", "up", "version")
     return TableText(
         columns,
-        3,
+        2,
         [
             (
                 one.address,
                 one.status,
-                one.version or UNKNOWN,
-                span(one.up_s),
                 rate(one.steps_per_second),
                 milliseconds(one.p50_s),
                 milliseconds(one.p99_s),
@@ -50,6 +49,8 @@ def replicas_table(replicas: Iterable[ReplicaFigures]) -> TableText:
                 count(one.sessions),
                 size(one.state_bytes),
                 size(one.rss_bytes),
+                span(one.up_s),
+                one.version or UNKNOWN,
             )
             for one in replicas
         ],
