@@ -9,7 +9,9 @@ A connection belongs to the event loop in which it is first used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,7 @@ from cellserve.states import NestedState
 from cellserve.v1 import model_service_pb2, session_pb2
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve_client import methods
+from cellserve_client.bearer import token_from
 from cellserve_client.cells import Cell, Model
 from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import Definition, Weights
@@ -34,6 +37,7 @@ from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo, session_name
 from cellserve_client.session_info import info_from_proto as session_info_from_proto
 from cellserve_client.sessions import Session, create_session
+from cellserve_client.tls import TlsSettings, settings_from
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -55,6 +59,8 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tls: TlsSettings | bool | None = None,
+    token: str | Path | None = None,
     tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one. Nothing is sent before the first request.
@@ -76,12 +82,18 @@ def connect(
         proxied: the address is that of a proxy with replicas behind it, which hashes the metadata key
             ``cellserve-bucket``: steps go over four streams, each for the sessions of one value, 0 to 3, and what else
             concerns a session carries the same value. Otherwise the value of a session is 0 to 63.
+        tls: True: TLS, with those that this machine trusts; ``TlsSettings`` says more; False: none. None: as
+            ``CELLSERVE_TLS`` (1 or 0) and ``CELLSERVE_TLS_CA``, ``_CERT``, ``_KEY`` and ``_SERVER_NAME`` say.
+        token: a bearer token, sent with every request, or a ``Path`` of the file that has it, which is read again when
+            it changes. To another machine it is sent with TLS only. None: the file that ``CELLSERVE_TOKEN_FILE`` names,
+            if it does.
         tracing: whether requests are spans of OpenTelemetry, and the server is told which trace the caller of each
             step is in; True: of the program's tracer provider, or give another one. Needs
             ``cellserve-client[tracing]``.
 
     Raises:
-        FieldInvalidError: an argument is not of its form, or ``tracing`` is asked for and OpenTelemetry is not there.
+        FieldInvalidError: an argument is not of its form, a token would be sent for all to read, or ``tracing`` is
+            asked for and OpenTelemetry is not there.
     """
     fleet = Fleet(
         address,
@@ -91,6 +103,8 @@ def connect(
         coalesce=coalesce,
         pinned=pinned,
         proxied=proxied,
+        tls=settings_from(tls, os.environ),
+        token=token_from(token, os.environ),
         tracing=None if tracing is False else _new_tracing(tracing),
     )
     return Server(fleet)
@@ -307,13 +321,24 @@ class Server:
                 return found
 
     async def sessions(
-        self, *, model: str | None = None, limit: int | None = None, timeout_s: float | None = None
+        self,
+        *,
+        model: str | None = None,
+        limit: int | None = None,
+        order_by: str | None = None,
+        id_contains: str = "",
+        timeout_s: float | None = None,
     ) -> list[SessionInfo]:
         """The sessions, ordered by id. Of several replicas one is asked: all see those of the store that they share.
 
         Args:
             model: only those of this model, or of this version of it; None: all.
             limit: at most so many; None: all that the server has.
+            order_by: ``steps_per_second``, ``step_count``, ``last_used_time`` or ``create_time``, the least first, or
+                the greatest with ``desc`` behind it: ``"steps_per_second desc"``. These are sessions that the replica
+                which is asked has in memory, 1000 at most; rates are known from the second asking on, a second after
+                the first. None: by id.
+            id_contains: only those whose id has this in it.
 
         Raises:
             FieldInvalidError: a limit below 1.
@@ -327,7 +352,11 @@ class Server:
         while True:
             left = PAGE_SIZE if limit is None else limit - len(found)
             request = pb.ListSessionsRequest(
-                page_size=min(left, PAGE_SIZE), page_token=token, model="" if model is None else resource_name(model)
+                page_size=min(left, PAGE_SIZE),
+                page_token=token,
+                model="" if model is None else resource_name(model),
+                order_by=order_by or "",
+                id_contains=id_contains,
             )
             answer: pb.ListSessionsResponse = await self._fleet.invoke(
                 methods.LIST_SESSIONS, request, deadline, way=way

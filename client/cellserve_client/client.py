@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,7 @@ from cellserve_client.models import ModelInfo
 from cellserve_client.portal import HandedOver, Portal
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
+from cellserve_client.tls import TlsSettings
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tls: TlsSettings | bool | None = None,
+    token: str | Path | None = None,
     tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one; see ``aio.connect``. Nothing is sent before the first request."""
@@ -55,6 +59,8 @@ def connect(
             coalesce=coalesce,
             pinned=pinned,
             proxied=proxied,
+            tls=tls,
+            token=token,
             tracing=tracing,
         )
     )
@@ -164,10 +170,20 @@ class Server:
         return self.run(self._server.models(timeout_s=timeout_s))
 
     def sessions(
-        self, *, model: str | None = None, limit: int | None = None, timeout_s: float | None = None
+        self,
+        *,
+        model: str | None = None,
+        limit: int | None = None,
+        order_by: str | None = None,
+        id_contains: str = "",
+        timeout_s: float | None = None,
     ) -> list[SessionInfo]:
-        """The sessions, ordered by id; see ``aio.Server.sessions``."""
-        return self.run(self._server.sessions(model=model, limit=limit, timeout_s=timeout_s))
+        """The sessions, ordered by id or by activity; see ``aio.Server.sessions``."""
+        return self.run(
+            self._server.sessions(
+                model=model, limit=limit, order_by=order_by, id_contains=id_contains, timeout_s=timeout_s
+            )
+        )
 
     def delete_session(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Ends a session; see ``aio.Server.delete_session``."""

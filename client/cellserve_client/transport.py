@@ -24,15 +24,19 @@ from cellserve.errors import (
     FieldInvalidError,
     ResourceExhaustedError,
     RunCancelledError,
+    TlsError,
     UnavailableError,
     from_rpc_error,
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
-from cellserve_client.address import Address, unreachable
+from cellserve_client.address import Address, is_somebody_there, unreachable
+from cellserve_client.bearer import BearerToken
+from cellserve_client.channels import Channels
 from cellserve_client.deadlines import Deadline
 from cellserve_client.methods import Method
 from cellserve_client.retry import Retrier, RetryPolicy
 from cellserve_client.streaming.mux import Mux
+from cellserve_client.tls import TlsSettings
 
 if TYPE_CHECKING:
     from cellserve_client.tracing import Tracing
@@ -41,13 +45,6 @@ MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 * MIB
 MAX_TIMEOUT_S = 7 * 86400.0
-# A server that hangs is left after 17 seconds, well before the usual timeout of a call ends: there may be another. A
-# server takes no pings that come more often than each 10 seconds.
-KEEPALIVE_TIME_MS = 12_000
-KEEPALIVE_TIMEOUT_MS = 5_000
-CONNECT_TIMEOUT_MS = 5_000
-FIRST_RECONNECT_MS = 50
-LONGEST_RECONNECT_MS = 1_000
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # What a healthy server answers: a HealthCheckResponse whose first field, status, is SERVING.
 SERVING = b"\x08\x01"
@@ -76,6 +73,8 @@ class Settings:
         max_message_bytes: the largest answer that is taken.
         coalesce: whether the steps of many sessions go out as few messages on one stream.
         clock, sleep, randomness: handed in for tests.
+        tls: None: the servers are spoken to in the clear.
+        token: shown to them; None: none is.
         tracing: makes spans of requests; None: nobody traces.
 
     Raises:
@@ -89,6 +88,8 @@ class Settings:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     randomness: random.Random | None = None
+    tls: TlsSettings | None = None
+    token: BearerToken | None = None
     tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +119,8 @@ class Transport:
         self.retrier = Retrier(settings.policy, settings.randomness or random.Random())
         self.clock = settings.clock
         self.sleep = settings.sleep
+        self._channels = Channels(address, settings.max_message_bytes, settings.tls, settings.clock)
+        self._token = settings.token
         self.tracing = settings.tracing
         self._on_stream_trouble = on_stream_trouble
         self._process_id = os.getpid()
@@ -154,7 +157,13 @@ class Transport:
         return mux
 
     def _begin_stream(self, metadata: Metadata) -> Any:
-        return self.recurrent.StreamSteps(metadata=metadata) if metadata else self.recurrent.StreamSteps()
+        return self.recurrent.StreamSteps(metadata=self._with_token(metadata))
+
+    def _with_token(self, metadata: Metadata) -> Metadata | None:
+        """What is sent beside a request; None: nothing."""
+        if self._token is not None:
+            return (*metadata, *self._token.metadata())
+        return metadata or None
 
     def leaves_stream(self, error: CellServeError) -> bool:
         """Told that a stream has ended, or drains: whether its steps are to be sent on another replica's."""
@@ -166,6 +175,28 @@ class Transport:
         if rpc_error.code() in _CUT and not _has_details(rpc_error):
             return UnavailableError(f"lost the stream to {self.address.target}: {error.message}")
         return error
+
+    async def explained(self, error: CellServeError, deadline: Deadline) -> CellServeError:
+        """The error of a request; where TLS is why the server cannot be reached, ``TlsError``, which says what to do.
+
+        Where the client's files for TLS have changed since it connected, it connects anew with these.
+        """
+        if self._closed or type(error) is not UnavailableError or not is_somebody_there(error):
+            return error
+        if not self._channels.has_tls and self.retrier.was_reached:
+            return error  # It has been spoken to without TLS before.
+        try:
+            if self._channels.are_outdated:
+                await self._connect_anew()
+                return error
+            trouble = await self._channels.trouble(deadline.remaining_s())
+        except FieldInvalidError as unusable:
+            trouble = unusable.message
+        if trouble is None:
+            return error
+        told = TlsError(f"cannot speak to the server at {self.address.target}: {trouble}", metadata=error.metadata)
+        told.__cause__ = error
+        return told
 
     async def before_retry(self, error: CellServeError, attempt: int, deadline: Deadline) -> None:
         """Returns when it is time for the next attempt.
@@ -222,10 +253,7 @@ class Transport:
             raise self.too_late(deadline.timeout_s)
         message = request() if callable(request) else request
         try:
-            if metadata:
-                response = await method(self)(message, timeout=remaining_s, metadata=metadata)
-            else:
-                response = await method(self)(message, timeout=remaining_s)
+            response = await method(self)(message, timeout=remaining_s, metadata=self._with_token(metadata))
         except grpc.aio.AioRpcError as rpc_error:
             if callable(request) and _is_lost_by_grpc(rpc_error):
                 raise UnavailableError("grpc lost the server's answer", retry_after_s=0.0) from rpc_error
@@ -240,7 +268,7 @@ class Transport:
         # The bytes as they are: two fields are no reason to depend on another package.
         check: Any = self._channel.unary_unary(HEALTH_CHECK)
         try:
-            answer: bytes = await check(b"", timeout=timeout_s)
+            answer: bytes = await check(b"", timeout=timeout_s, metadata=self._with_token(()))
         except grpc.aio.AioRpcError as rpc_error:
             return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED
         return answer == SERVING
@@ -283,17 +311,24 @@ class Transport:
         self._require_open()
         loop = asyncio.get_running_loop()
         if self._loop is None:
+            self._use(self._channels.open())
             self._loop = loop
-            self._channel = grpc.aio.insecure_channel(
-                self.address.target, options=channel_options(self.address, self.max_message_bytes)
-            )
-            # The generated stubs carry no types.
-            self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(self._channel)
-            self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         elif self._loop is not loop:
             raise FailedPreconditionError(
                 "this connection belongs to another event loop; call connect(...) again in this one"
             )
+
+    def _use(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        # The generated stubs carry no types.
+        self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(channel)
+
+    async def _connect_anew(self) -> None:
+        former = self._channel
+        self._use(self._channels.open())
+        if former is not None:
+            await former.close()
 
     async def close(self) -> None:
         """Closes the connection; requests under way are cancelled. Again: nothing happens."""
@@ -304,29 +339,6 @@ class Transport:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
-
-
-def channel_options(address: Address, max_message_bytes: int) -> list[tuple[str, str | int]]:
-    """The options of a channel. Public, so that what is compared with this client can have the same ones.
-
-    Args:
-        address: the server's.
-        max_message_bytes: the largest answer that is taken.
-    """
-    options: list[tuple[str, str | int]] = [
-        ("grpc.primary_user_agent", "cellserve-client"),
-        ("grpc.max_send_message_length", -1),  # The server's limit counts; its answer says what it is.
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # How long one attempt to connect may take.
-        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
-        ("grpc.enable_retries", 0),  # Retries are ours: they have a budget and keep their run ids.
-    ]
-    if address.is_loopback:
-        options.append(("grpc.enable_http_proxy", 0))  # A proxy cannot reach this machine's own addresses.
-    return options
 
 
 def require_process(process_id: int) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import platform
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -27,7 +26,14 @@ from cellserve.v1 import (
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
-from cellserve_server.binding import StartError, advertised_address, bind_error, host_port, require_private_or_insecure
+from cellserve_server.binding import (
+    StartError,
+    advertised_address,
+    bind_error,
+    host_port,
+    is_loopback,
+    require_private_or_insecure,
+)
 from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.edge.interceptors import RpcInterceptor
 from cellserve_server.edge.model_service import ModelService
@@ -38,12 +44,18 @@ from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
 from cellserve_server.http.metrics_page import MetricsPage
+from cellserve_server.inspector.inspector import Inspector, ServerFacts
+from cellserve_server.inspector.pages import InspectorPages
+from cellserve_server.inspector.samples import Sampler, reader_of
 from cellserve_server.keeping.assembly import Keeping
 from cellserve_server.keeping.operations import SessionOperations
 from cellserve_server.keeping.residents import Residents
 from cellserve_server.metrics import Metrics
+from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.certificates import CertificateFiles
+from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
 from cellserve_server.tracing.opening import open_tracing
@@ -98,6 +110,7 @@ class App:
     Attributes:
         metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
             within a program.
+        inspector: answers the inspector's pages; None: it is off, or not started.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
 
@@ -113,15 +126,25 @@ class App:
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
-        self.refusals = Refusals(self.metrics, clock)
+        self.refusals = Refusals(self.metrics.sessions, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
         self.residents = Residents(config, self.models, self.metrics, clock, new_id)
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
+        self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
         self.keeping = Keeping(
-            config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
+            config,
+            store,
+            self.residents,
+            self.models,
+            self.metrics,
+            clock,
+            new_id,
+            self._note_bug,
+            self._note_store,
+            PeerChannels(self._certificates, config.tls_server_name),
         )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
         self._tracing = open_tracing(config) if tracing is None else tracing
@@ -133,7 +156,7 @@ class App:
         self._new_id = new_id
         self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
         self.interceptor = RpcInterceptor(
-            self.metrics,
+            self.metrics.rpcs,
             self.refusals,
             new_id,
             self._refusal,
@@ -145,10 +168,13 @@ class App:
         self._health = health.aio.HealthServicer()
         self._loading = True
         self._draining = False
+        self._is_healthy = False
         self._port = 0
         self._page: MetricsPage | None = None
+        self.inspector: Inspector | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
+        self._show_in_metrics(store)
 
     @property
     def port(self) -> int:
@@ -192,7 +218,6 @@ class App:
     async def _start(self) -> None:
         self.models.on_unload = self.residents.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
-        self._watch()
         if self._tracing is not None:
             self._exit.push_async_callback(self._tracing.close)  # After all that it is told of.
         # Before the page: where a server runs already, the port of the two that is spoken of is that of the RPCs.
@@ -212,11 +237,13 @@ class App:
         except OSError as error:
             raise StartError(f"models: cannot read the folder {self._config.models}: {error.strerror}") from error
         self._loading = False
-        for name, work in (("sweeper", self._sweep_models()), ("model-watch", self._watch_models())):
-            task = asyncio.create_task(work, name=f"cellserve-{name}")
-            self._exit.callback(task.cancel)
+        self._begin("sweeper", self._sweep_models())
+        self._begin("model-watch", self._watch_models())
         await self._set_health(True)
-        self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
+        has_tls = self._certificates is not None
+        self._log.info(
+            "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()
+        )
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
@@ -244,8 +271,12 @@ class App:
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
         )
+        address = host_port(config.host, config.port)
         try:
-            self._port = server.add_insecure_port(host_port(config.host, config.port))
+            if self._certificates is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, server_credentials(self._certificates))
         except RuntimeError as error:
             raise bind_error("--port", config.host, config.port) from error
         return server
@@ -254,30 +285,48 @@ class App:
         host, port = self._config.http_host, self._config.http_port
         if port == -1:
             return
+        inspector = self._make_inspector() if self._config.inspector else None
         try:
-            self._page = MetricsPage(self.metrics.registry, host, port)
+            self._page = MetricsPage(self.metrics.registry, host, port, inspector)
         except (OSError, OverflowError) as error:
             if self._config.port != 0:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
-            self._page = MetricsPage(self.metrics.registry, host, 0)
+            self._page = MetricsPage(self.metrics.registry, host, 0, inspector)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
-        self._log.info("metrics_page", url=f"http://{host_port(host, self._page.port)}/metrics")
+        self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
+        url = f"http://{host_port(host, self._page.port)}"
+        self._log.info("metrics_page", url=f"{url}/metrics")
+        if inspector is not None:
+            self._log.info("inspector", url=f"{url}/inspector/", seen_by="everyone who reaches this address")
 
-    def _watch(self) -> None:
-        self.metrics.watch(streams=lambda: len(self.streams))
-        self.metrics.watch_models(self.models.count_by_state)
-        self.metrics.build_info(
-            {
-                "version": version("cellserve-server"),
-                "python": platform.python_version(),
-                "grpc": grpc.__version__,
-                "numpy": version("numpy"),
-            }
+    def _make_inspector(self) -> InspectorPages:
+        config = self._config
+        store = config.store.partition(":")[0]
+        facts = ServerFacts(self.address, version("cellserve-server"), store, self._clock())
+        sampler = Sampler(reader_of(self.metrics), self._clock)
+        self.inspector = Inspector(config, self.operations, sampler, self._clock, facts)
+        self.inspector.start()
+        self._exit.callback(self.inspector.stop)
+        return InspectorPages(self.inspector, is_private=is_loopback(config.http_host))
+
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"cellserve-{name}")
+        self._exit.callback(task.cancel)
+
+    def _show_in_metrics(self, store: Store) -> None:
+        durability = "memory" if store.is_volatile else self._config.durability
+        self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
+        self.metrics.server.watch(
+            serving=lambda: self._is_healthy and not self._draining,
+            draining=lambda: self._draining,
+            models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),
         )
+        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.active, streams=lambda: len(self.streams))
 
     async def _set_health(self, serving: bool) -> None:
+        self._is_healthy = serving
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", *SERVICES):
             await self._health.set(service, status)

@@ -27,20 +27,49 @@ class ServerConfig:
     """The server's settings. Defaults suit one machine of a few cores."""
 
     # Where
-    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs --insecure.")
+    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs TLS, or --insecure.")
     port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0, 65_535)
     insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
+    tls_cert: str = _setting(
+        "", "The server's certificate, its issuers' after it, in PEM: TLS alone is spoken. Read again when it changes."
+    )
+    tls_key: str = _setting("", "Its private key, in PEM, without a passphrase.")
+    tls_client_ca: str = _setting(
+        "", "Who issues clients' certificates, in PEM: a client has to show one, and other replicas show --tls-cert."
+    )
+    tls_ca: str = _setting(
+        "",
+        "Who issues the certificates of other replicas, in PEM; without it --tls-client-ca, or those that this machine "
+        "trusts.",
+    )
+    tls_server_name: str = _setting(
+        "", "The name that the certificates of other replicas are for; without it the host of their address."
+    )
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     models_poll_s: float = _setting(
         5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
     )
-    http_host: str = _setting("127.0.0.1", "The address of the metrics page.")
+    http_host: str = _setting("127.0.0.1", "The address of the metrics page and the inspector.")
     http_port: int = _setting(
         9464,
         "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off. A port that is taken is an "
         "error, but with --port 0 a free one is picked.",
         -1,
         65_535,
+    )
+    inspector: bool = _setting(
+        False,
+        "Show what the server and its sessions do, their states too, at /inspector/ beside the metrics page: to "
+        "everyone who reaches --http-host, without a password.",
+    )
+    inspector_max_watches: int = _setting(
+        16, "Sessions (rows of them) that the inspector's pages may show at once.", 1, 1024
+    )
+    inspector_window_steps: int = _setting(
+        512, "Steps of each of them that the server keeps for pages that ask late or join in.", 1, 65_536
+    )
+    inspector_watch_bytes: int = _setting(
+        16 * MIB, "Bytes of these steps, for each of them; of large states there are fewer.", 1024
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
@@ -181,12 +210,19 @@ class ServerConfig:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
             if maximum is not None and value > maximum:
                 raise ValueError(f"{item.name}: expected at most {maximum}; got {value}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"{missing}: expected a file, since {given} is given; got none")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca: expected tls_cert and tls_key with it; got none")
         if self.durability not in DURABILITIES:
             raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
         if self.tracing not in TRACINGS:
             raise ValueError(f"tracing: expected one of {', '.join(TRACINGS)}; got {self.tracing!r}")
         if 0 < self.models_poll_s < 1:
             raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
+        if self.inspector and self.http_port == -1:
+            raise ValueError("inspector: expected http_port to be on, for it is a page there; got -1")
         for name in ("default_ttl_s", "defined_model_ttl_s"):
             if getattr(self, name) > self.max_ttl_s:
                 raise ValueError(f"{name}: expected at most max_ttl_s, {self.max_ttl_s}; got {getattr(self, name)}")

@@ -22,6 +22,7 @@ FRAMEWORKS = (
     "requirements-onnx.txt",
     "requirements-bench.txt",
     "examples/speaker_id/requirements.txt",
+    "examples/locust/requirements.txt",
 )
 PACKAGES = ("proto", "server", "client")
 

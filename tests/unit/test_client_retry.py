@@ -188,7 +188,7 @@ class Method:
         self.failures = list(failures)
         self.timeouts: list[float] = []
 
-    async def __call__(self, request: Any, timeout: float) -> Any:  # noqa: ASYNC109
+    async def __call__(self, request: Any, timeout: float, metadata: object) -> Any:  # noqa: ASYNC109
         self.timeouts.append(timeout)
         if self.failures:
             raise self.failures.pop(0)
@@ -317,7 +317,7 @@ def test_a_cancelled_request_may_have_been_applied() -> None:
 def test_the_messages_of_a_stream_are_made_anew_for_every_attempt() -> None:
     seen: list[list[int]] = []
 
-    async def method(requests: Any, timeout: float) -> str:  # noqa: ASYNC109
+    async def method(requests: Any, timeout: float, metadata: object) -> str:  # noqa: ASYNC109
         seen.append(list(requests))
         if len(seen) == 1:
             raise lost("Socket closed")

@@ -22,7 +22,7 @@ from cellserve.errors import (
 )
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.incidents import internal_error
-from cellserve_server.metrics import Metrics, RpcMetrics
+from cellserve_server.metrics import MethodMetrics, RpcMetrics
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.rpcs import RpcTrace
@@ -64,7 +64,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: RpcMetrics,
         refusals: Refusals,
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
@@ -109,7 +109,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
-        call = _Call(self, method, RpcMetrics(self._metrics, _type_of(handler), service, name))
+        call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
         decode = _counting_decoder(handler, call, self._max_message_bytes)
         encode = _counting_encoder(handler, call)
         if handler.request_streaming and handler.response_streaming:
@@ -148,7 +148,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One method's way through the interceptor."""
 
-    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: RpcMetrics) -> None:
+    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics) -> None:
         self.method = method
         self.metrics = metrics
         self._interceptor = interceptor

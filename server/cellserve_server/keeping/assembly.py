@@ -26,6 +26,7 @@ from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.keeping.takeover import Takeover
 from cellserve_server.metrics import Metrics
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.tls import PeerChannels
 from cellserve_server.sessions.seats import DIRTY
 from cellserve_server.stores.base import Store
 
@@ -46,6 +47,7 @@ class Keeping:
         new_id: makes uids.
         on_bug: called with an error after which the server is of no more use.
         on_store: told when the store does not answer any more, and when it does again.
+        peer_channels: opens connections to other replicas.
 
     Attributes:
         keeper: finds, makes and ends sessions.
@@ -66,6 +68,7 @@ class Keeping:
         new_id: Callable[[], str],
         on_bug: Callable[[BaseException], None],
         on_store: Callable[[bool], Awaitable[None]],
+        peer_channels: PeerChannels,
     ) -> None:
         self.stored: StoreKeeper | None = None
         self.departures: Departures | None = None
@@ -75,30 +78,30 @@ class Keeping:
         self._store = store
         self._engine = residents.engine
         self._on_bug = on_bug
-        self._watch = StoreWatch(store, metrics, on_store)
-        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
+        self._watch = StoreWatch(store, metrics.stores, on_store)
+        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id(), peer_channels)
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
         if store.is_volatile:
-            self.keeper: Keeper = MemoryKeeper(residents, metrics)
+            self.keeper: Keeper = MemoryKeeper(residents, metrics.sessions)
             return
         takeover = Takeover(
             store,
             residents,
             self.finder,
             self._peers,
-            metrics,
+            metrics.sessions,
             clock,
             tombstone_ttl_s=config.tombstone_ttl_s,
             loses_steps=config.durability == "async",
         )
-        self.departures = departures = Departures(store, residents, self._peers, metrics, self._watch, clock)
+        self.departures = departures = Departures(store, residents, self._peers, metrics.stores, self._watch, clock)
         self.keeper = self.stored = StoreKeeper(
-            config, store, residents, takeover, departures, self._peers, metrics, self._watch, clock, new_id
+            config, store, residents, takeover, departures, self._peers, metrics.sessions, self._watch, clock, new_id
         )
         self._engine.ownership = Ownership(departures.confirm, self._engine.finish, self._engine.fail)
         if config.durability == "sync":
-            self._engine.writer = StateWriter(store, metrics, departures.on_fenced, departures.on_doubt, on_bug)
+            self._engine.writer = StateWriter(store, metrics.stores, departures.on_fenced, departures.on_doubt, on_bug)
         else:
             self._engine.lanes.moved = DIRTY
             departures.flusher = Flusher(
@@ -107,12 +110,13 @@ class Keeping:
                 config.flush_interval_ms / 1000,
                 clock,
                 self._peers,
-                metrics,
+                metrics.stores,
                 self._watch,
                 departures.on_fenced,
             )
             self._engine.on_moved = departures.flusher.note_change
             residents.flush = departures.flusher.flush
+            metrics.stores.watch(unwritten_s=departures.flusher.unwritten_s)
 
     async def start(self, own_address: str) -> None:
         """Opens the store.

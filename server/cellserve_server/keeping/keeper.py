@@ -10,7 +10,7 @@ from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import SessionMetrics
 from cellserve_server.sessions.session import Origin, Session, SessionSnapshot
 
 Outcome: TypeAlias = Session | CellServeError
@@ -69,7 +69,9 @@ class Keeper(Protocol):
         """Whether a session that is not there was deleted by this very request."""
         ...
 
-    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """As ``SessionTable.list_after``, of all that there are."""
         ...
 
@@ -82,7 +84,7 @@ class MemoryKeeper:
         metrics: told of sessions that are made.
     """
 
-    def __init__(self, residents: Residents, metrics: Metrics) -> None:
+    def __init__(self, residents: Residents, metrics: SessionMetrics) -> None:
         self.may_depart = False
         self._residents = residents
         self._sessions = residents.sessions
@@ -122,7 +124,9 @@ class MemoryKeeper:
         """As ``Keeper.was_deleted_by``: what this process knows of requests is remembered elsewhere."""
         return False
 
-    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """As ``Keeper.list_after``."""
-        found, total = self._sessions.list_after(tenant, after_id, limit, model)
+        found, total = self._sessions.list_after(tenant, after_id, limit, model, id_contains)
         return [session.snapshot() for session in found], total

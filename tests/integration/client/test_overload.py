@@ -85,7 +85,7 @@ def test_retries_of_what_a_server_refuses_are_bounded_by_a_budget_that_successes
 def test_a_step_that_waited_too_long_on_the_stream_is_refused_and_its_session_goes_on(
     start_server: Start, client_kind: Kind, loop_thread: LoopThread, clock: ManualClock
 ) -> None:
-    server = start_server(replace(TEST_CONFIG, inline_tick_us=0))
+    server = start_server(replace(TEST_CONFIG, inline_tick_us=0, at_once_us=0))
     with client(client_kind, loop_thread, server.address, retry=RetryPolicy(max_attempts=1)) as remote:
         cell = remote.cell(rnn.BasicLSTMCell(UNITS), seed=3, input_size=DEPTH)
         busy, waiting = cell.session(), cell.session()
