@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import statistics
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -60,7 +60,7 @@ class Plan:
     rhythm: Rhythm
 
 
-FULL = Plan(256, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=3, warmup_s=1.0, seconds=4.0))
+FULL = Plan(256, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=3, warmup_s=0.5, seconds=3.0))
 QUICK = Plan(128, 0.5, (1.0, 4.0), 16, Rhythm(rounds=1, warmup_s=0.5, seconds=1.0))
 
 
@@ -78,6 +78,7 @@ class Burst:
         latencies_s: of those that were.
         lag_s: by how much the schedule was late at most.
         peak_bytes: the most memory that the server held.
+        server_cpu_s: the processor time that it took, the warm-up included.
     """
 
     way: str
@@ -87,10 +88,11 @@ class Burst:
     seconds: float
     offered: int = 0
     good: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
+    errors: dict[str, int] = field(default_factory=dict)
     latencies_s: list[float] = field(default_factory=list)
     lag_s: float = 0.0
     peak_bytes: int = 0
+    server_cpu_s: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -101,6 +103,15 @@ class Burst:
     def goodput(self) -> float:
         """Steps a second that were answered in time."""
         return self.good / self.seconds
+
+    @property
+    def work(self) -> float:
+        """Steps that were answered in time, for each second of the server's processor time."""
+        return self.good / self.server_cpu_s
+
+    def note_error(self, reason: str) -> None:
+        """A step was not answered in time."""
+        self.errors[reason] = self.errors.get(reason, 0) + 1
 
 
 class Offer:
@@ -135,7 +146,7 @@ class Offer:
                 if self._free:
                     group.create_task(self._step(self._free.popleft(), is_measured))
                 elif is_measured:
-                    self._burst.errors["NO_SESSION"] += 1
+                    self._burst.note_error("NO_SESSION")
 
     async def _step(self, session: aio.Session, is_measured: bool) -> None:
         sent = time.perf_counter()
@@ -143,7 +154,7 @@ class Offer:
             await session.step(self._inputs, timeout_s=self._deadline_s)
         except CellServeError as error:
             if is_measured:
-                self._burst.errors[error.reason or error.code.name] += 1
+                self._burst.note_error(error.reason or error.code.name)
         else:
             took_s = time.perf_counter() - sent
             if is_measured and took_s <= self._deadline_s:
@@ -166,41 +177,47 @@ async def pool(server: ServerProcess, way: str, sessions: int, inputs: Array) ->
     coalesce, policy = WAYS[way]
     async with aio.connect(server.address, coalesce=coalesce, retry=policy) as remote:
         cell = await remote.cell(CELL, seed=SEED, input_size=INPUTS)
-        opened = [await cell.session(batch_size=ROWS) for _ in range(sessions)]
-        await asyncio.gather(*(session.step(inputs) for session in opened))
-        yield opened
-        for session in opened:
-            await session.close()
+
+        async def opened() -> aio.Session:
+            session = await cell.session(batch_size=ROWS)
+            await session.step(inputs)
+            return session
+
+        found = await asyncio.gather(*(opened() for _ in range(sessions)))
+        yield found
+        await asyncio.gather(*(session.close() for session in found))
 
 
 async def offer(server: ServerProcess, sessions: list[aio.Session], inputs: Array, plan: Plan, burst: Burst) -> None:
     """Offers what a burst is to be."""
     watching = asyncio.create_task(watch_memory(server, burst))
+    spent_s = server.cpu_s()
     try:
         await Offer(sessions, inputs, plan.deadline_s, burst).run(burst.rate, plan.rhythm)
     finally:
         watching.cancel()
+    burst.server_cpu_s = server.cpu_s() - spent_s
 
 
 async def measure(plan: Plan, progress: Progress) -> Result:
-    """Keys, for each way and for the worst of them (without a name): ``goodput_ratio``, the goodput at the last level,
-    x the best of any level of the same round; ``rss_growth``, the server's memory at the last level, x at the first.
+    """Keys, for each way and for the worst of them (without a name), each at the last level, x the best of any level of
+    the same round: ``goodput_ratio``; ``work_ratio``, the same of what a second of the server's processor time gave,
+    which a busy machine changes less; and ``rss_growth``, the server's memory, x that at the first level.
     """
     progress.expect(plan.rhythm.rounds * len(WAYS))
     inputs = normal(ROWS, INPUTS)
     bursts: list[Burst] = []
-    with cellserve() as server:
+    async with contextlib.AsyncExitStack() as stack:
+        server = stack.enter_context(cellserve("--log-level", "error"))
+        pools = {way: await stack.enter_async_context(pool(server, way, plan.sessions, inputs)) for way in WAYS}
+        callers = [Caller(session.step, inputs) for session in pools["stream"][: plan.callers]]
         for number in range(plan.rhythm.rounds):
-            capacity = 0.0
-            for way in WAYS:
-                async with pool(server, way, plan.sessions, inputs) as sessions:
-                    if not capacity:
-                        callers = [Caller(session.step, inputs) for session in sessions[: plan.callers]]
-                        capacity = (await call_in_loops("capacity", callers, server, plan.rhythm)).rate
-                    for level in plan.levels:
-                        burst = Burst(way, number, level, capacity, plan.rhythm.seconds)
-                        await offer(server, sessions, inputs, plan, burst)
-                        bursts.append(burst)
+            capacity = (await call_in_loops("capacity", callers, server, plan.rhythm)).rate
+            for way, sessions in pools.items():
+                for level in plan.levels:
+                    burst = Burst(way, number, level, capacity, plan.rhythm.seconds)
+                    await offer(server, sessions, inputs, plan, burst)
+                    bursts.append(burst)
                 progress.advance(way)
     return result_of(bursts, plan)
 
@@ -213,11 +230,11 @@ def result_of(bursts: Sequence[Burst], plan: Plan) -> Result:
             [burst for burst in bursts if (burst.way, burst.number) == (way, number)]
             for number in range(plan.rhythm.rounds)
         ]
-        keys[f"goodput_ratio_{way}"] = statistics.median(
-            levels[-1].goodput / max(max(burst.goodput for burst in levels), 1e-9) for levels in rounds
-        )
+        keys[f"goodput_ratio_{way}"] = statistics.median(to_best(levels, lambda one: one.goodput) for levels in rounds)
+        keys[f"work_ratio_{way}"] = statistics.median(to_best(levels, lambda one: one.work) for levels in rounds)
         keys[f"rss_growth_{way}"] = statistics.median(levels[-1].peak_bytes / levels[0].peak_bytes for levels in rounds)
     keys["goodput_ratio"] = min(keys[f"goodput_ratio_{way}"] for way in WAYS)
+    keys["work_ratio"] = min(keys[f"work_ratio_{way}"] for way in WAYS)
     keys["rss_growth"] = max(keys[f"rss_growth_{way}"] for way in WAYS)
     rows = [
         row_of([burst for burst in bursts if (burst.way, burst.level) == (way, level)])
@@ -226,6 +243,11 @@ def result_of(bursts: Sequence[Burst], plan: Plan) -> Result:
     ]
     notes = [f"in time is within {plan.deadline_s:g} s; a step is {ROWS} rows through {LAYERS} LSTMs of {UNITS} units"]
     return Result(keys, rows, [asdict(burst) for burst in bursts], notes)
+
+
+def to_best(levels: Sequence[Burst], value: Callable[[Burst], float]) -> float:
+    """A value of the last level, x the best of all; 0 where there is nothing."""
+    return value(levels[-1]) / (max(value(burst) for burst in levels) or 1.0)
 
 
 def row_of(bursts: Sequence[Burst]) -> dict[str, Cell]:
@@ -239,10 +261,11 @@ def row_of(bursts: Sequence[Burst]) -> dict[str, Cell]:
         "level": bursts[0].level,
         "offered": median(lambda burst: burst.offered / burst.seconds),
         "in time": median(lambda burst: burst.goodput),
-        "refused": median(lambda burst: burst.errors["QUEUE_FULL"] / burst.seconds),
-        "too late": median(lambda burst: burst.errors["DEADLINE_EXCEEDED"] / burst.seconds),
+        "refused": median(lambda burst: burst.errors.get("QUEUE_FULL", 0) / burst.seconds),
+        "too late": median(lambda burst: burst.errors.get("DEADLINE_EXCEEDED", 0) / burst.seconds),
         "p50_ms": median(lambda burst: percentiles(np.asarray(burst.latencies_s))[0] * 1e3),
         "p99_ms": median(lambda burst: percentiles(np.asarray(burst.latencies_s))[1] * 1e3),
+        "cpu_ms": median(lambda burst: 1e3 / burst.work if burst.good else float("inf")),
         "rss_mb": median(lambda burst: burst.peak_bytes / MIB),
     }
 

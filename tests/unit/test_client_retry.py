@@ -141,7 +141,9 @@ def test_the_budget_never_grows_beyond_its_beginning() -> None:
     assert retrier.delay_s(UnavailableError("gone"), 1, 100.0) is None
 
 
-@pytest.mark.parametrize("error", [QueueFullError("full", retry_after_s=0.05), ResourceExhaustedError("a proxy", retry_after_s=0.1)])
+@pytest.mark.parametrize(
+    "error", [QueueFullError("full", retry_after_s=0.05), ResourceExhaustedError("a proxy", retry_after_s=0.1)]
+)
 def test_what_a_server_refuses_has_a_budget_of_its_own(error: CellServeError) -> None:
     retrier = reached(RetryPolicy(budget_retries=1, budget_refusals=2, budget_refund=0.5))
     assert [retrier.delay_s(error, 1, 100.0) is None for _ in range(3)] == [False, False, True]
