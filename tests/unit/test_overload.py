@@ -6,7 +6,7 @@ import pytest
 
 from cellserve.errors import DeadlineExceededError, QueueFullError
 from cellserve_server.engine.admission import spare_s
-from cellserve_server.engine.computing import Computing
+from cellserve_server.engine.computing import MOST_SLOWNESS, Computing
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.sessions.seats import StateBudget
 from tests.unit.engine_bench import Bench, drive, submit_all, until
@@ -196,5 +196,51 @@ def test_a_busy_machine_is_reckoned_with() -> None:
         assert computing.slowness == pytest.approx(1.0, rel=0.01)
         computing.note(computed_s=1e-6, took_s=1e-3)  # A short one tells little.
         assert computing.slowness == pytest.approx(1.0, rel=0.01)
+        computing.note(computed_s=1.0, took_s=1e3)
+        assert computing.slowness == MOST_SLOWNESS
     finally:
         computing.stop()
+
+
+def test_of_too_many_sequences_the_last_are_refused_before_they_cost_anything() -> None:
+    async def test(bench: Bench) -> None:
+        first = [bench.run(bench.session(f"first {i}"), steps=10, deadline=bench.clock() + 30) for i in range(4)]
+        done = submit_all(bench, first)
+        await until(lambda: all(run.position for run in first))
+        last = [bench.run(bench.session(f"last {i}"), steps=10, deadline=bench.clock() + 30) for i in range(4)]
+        done += submit_all(bench, last)
+        bench.clock.advance(3)  # Ten times as long for ten steps is as long as they have, and a little more.
+        await until(lambda: all(run.result or run.error for run in (*first, *last)))
+        assert [run.error for run in first] == [None] * 4
+        assert {type(run.error) for run in last} == {QueueFullError}
+        assert [run.position for run in last] == [0] * 4
+        assert not any(run.session.busy for run in last if run.session is not None)
+
+    drive(test, max_tick_rows=2, max_chunk_steps=1)
+
+
+@pytest.mark.parametrize(("passed_s", "is_done"), [(1.0, True), (8.0, False)])
+def test_a_sequence_that_has_become_too_slow_makes_room_for_others(passed_s: float, is_done: bool) -> None:
+    async def test(bench: Bench) -> None:
+        slow, *others = (bench.run(bench.session(name), steps=20) for name in names(4))
+        slow.deadline = bench.clock() + 20
+        done = submit_all(bench, [slow, *others])
+        await until(lambda: slow.position == 5)
+        bench.clock.advance(passed_s)  # for five steps, and there are fifteen more
+        await until(lambda: len(done) == 4)
+        assert (slow.error is None) is is_done
+        assert [run.error for run in others] == [None] * 3
+
+    drive(test, max_tick_rows=1, max_chunk_steps=1)
+
+
+def test_one_that_has_the_server_to_itself_goes_on_as_long_as_it_may() -> None:
+    async def test(bench: Bench) -> None:
+        run = bench.run(bench.session(), steps=20, deadline=bench.clock() + 20)
+        done = submit_all(bench, [run])
+        await until(lambda: run.position == 5)
+        bench.clock.advance(19)
+        await until(lambda: bool(done))
+        assert run.error is None
+
+    drive(test, max_tick_rows=1, max_chunk_steps=1)

@@ -11,9 +11,9 @@ MAX_FRESH = 2
 FRESH_S = 0.002
 # Steps without an answer, in all: the server's own window (`stream_window_steps`), beyond which it stops reading.
 MAX_UNANSWERED = 4096
-# Messages whose answers are not complete, in all: half of the server's own window (`stream_window_messages`). What lies
-# on the way to a server that does not read has a deadline that nobody looks at.
-MAX_MESSAGES = 32
+# Messages whose answers are not complete, in all: fewer than the server's own window (`stream_window_messages`). What
+# lies on the way to a server that does not read has a deadline that nobody looks at.
+MAX_MESSAGES = 48
 
 
 class SendWindow:

@@ -16,6 +16,8 @@ SPARE_SHARE = 0.5
 # How far it is believed how long a tick will take: so many times what the work has waited. What has hardly waited is
 # done whatever is predicted, or a wrong prediction would never be mended.
 BELIEF = 4.0
+# A longer run that begins makes all others slower, and later ones will do the same to it.
+SLOWER_LATER = 1.25
 
 
 def check_alive(run: Run, now: float) -> None:
@@ -46,10 +48,27 @@ def spare_s(waited_s: float, tick_s: float) -> float:
     return SPARE_SHARE * waited_s + min(tick_s, BELIEF * waited_s)
 
 
+def rest_s(run: Run, now: float, chunk_s: float, chunk_steps: int) -> float:
+    """How much of its time a longer run has to have left where many share the ticks, in seconds: as much for each step
+    as it took until now; and if it has not begun, as much for each chunk as it has waited for the first, and some more.
+
+    They go on in turns, so that too many of them become slower and slower, until none is done in time. Who comes last
+    sees it first, and has cost nothing yet.
+
+    Args:
+        chunk_s: how long a chunk is predicted to take.
+        chunk_steps: its steps.
+    """
+    if run.position:
+        return (now - run.begun) / run.position * (run.steps - run.position)
+    waited_s = now - run.ready
+    return SLOWER_LATER * max(waited_s, min(chunk_s, BELIEF * waited_s)) / chunk_steps * run.steps
+
+
 def overload_error(waited_s: float) -> QueueFullError:
     """What work is told that could not be done in time. To try again sooner than it has waited is in vain."""
     return QueueFullError(
-        f"the server is overloaded: after {waited_s:.3g} s in line there was too little time left until the deadline; "
+        f"the server is overloaded: after {waited_s:.3g} s too little time was left to be done before the deadline; "
         "nothing was applied",
         retry_after_s=waited_s,
     )

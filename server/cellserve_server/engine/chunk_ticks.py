@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cellserve_server.config import ServerConfig
+from cellserve_server.engine.admission import rest_s, spare_s
 from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.chunks import gather_chunk, scatter_chunk
 from cellserve_server.engine.computing import Computing, Results
@@ -50,29 +51,44 @@ class ChunkTicks:
         self._owner = owner
         self._go_on = go_on
 
-    async def tick(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], more: More) -> None:
-        """Does the next steps of the runs that the scheduler has taken, or of others in the place of those refused."""
+    async def tick(
+        self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], more: More, *, is_crowded: bool
+    ) -> None:
+        """Does the next steps of the runs that the scheduler has taken, or of others in the place of those refused.
+
+        Args:
+            is_crowded: there are more runs than a tick takes.
+        """
         runs: list[Run] = []
-        refused_rows = self._take(lane, taken, runs)
+        refused_rows = self._take(lane, taken, runs, is_crowded)
         for _ in range(MOST_REFILLS):
             if not refused_rows:
                 break
-            refused_rows = self._take(lane, more(refused_rows), runs)
+            refused_rows = self._take(lane, more(refused_rows), runs, is_crowded)
         if runs:
             await self.try_runs(lane, runs)
 
-    def _take(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], runs: list[Run]) -> int:
+    def _take(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], runs: list[Run], is_crowded: bool) -> int:
         """Adds to a tick's runs those that are to go on; the others are refused.
 
         Returns:
             Their rows.
         """
+        now = self._clock()
+        rows = sum(item.rows for item, _ in taken if isinstance(item, Run))
+        chunk_steps = self._chunk_steps(lane, rows)
+        chunk_s = self._computing.expected_s(lane, rows, chunk_steps)
         refused_rows = 0
         for run, _ in taken:
             assert isinstance(run, Run), "blocks are single steps"
-            # Alone it would take so long at least, however many share its ticks.
-            alone_s = self._computing.expected_s(lane, run.rows, run.steps)
-            if still_wanted(run, self._clock(), self._owner, alone_s):
+            least_s = 0.0
+            if not run.position:
+                # Alone it would take so long at least, however many share its ticks.
+                least_s = spare_s(now - run.ready, self._computing.expected_s(lane, run.rows, run.steps))
+                run.begun = now
+            if is_crowded:
+                least_s = max(least_s, rest_s(run, now, chunk_s, chunk_steps))
+            if still_wanted(run, now, self._owner, least_s):
                 runs.append(run)
             else:
                 refused_rows += run.rows

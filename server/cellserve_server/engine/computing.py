@@ -13,6 +13,7 @@ from cellserve_server.sessions.lanes import Lane
 
 Results: TypeAlias = tuple[list[Array], list[Array]]
 FORGETTING = 0.2
+MOST_SLOWNESS = 8.0
 TINY_S = 1e-9
 
 
@@ -34,8 +35,11 @@ class Computing:
 
     @property
     def slowness(self) -> float:
-        """How many times longer than its processor time a tick takes here: others use the processors too."""
-        return self._took_s / self._computed_s
+        """How many times longer than its processor time a tick takes here: others use the processors too.
+
+        At most ``MOST_SLOWNESS``: one hiccup is no reason for small ticks.
+        """
+        return min(self._took_s / self._computed_s, MOST_SLOWNESS)
 
     def expected_s(self, lane: Lane, rows: int, steps: int = 1) -> float:
         """How long so many time steps of so many rows will take, by those before; 0: there were none."""

@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
-from cellserve_server.engine.admission import check_alive, overload_error, spare_s
+from cellserve_server.engine.admission import check_alive, overload_error
 from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.runs import Run
 from cellserve_server.engine.scheduler import Taken
@@ -66,17 +66,16 @@ class Owner(Protocol):
         ...
 
 
-def still_wanted(run: Run, now: float, owner: Owner, tick_s: float = 0.0) -> bool:
+def still_wanted(run: Run, now: float, owner: Owner, least_s: float = 0.0) -> bool:
     """Whether somebody waits for a run, and will still when it is done; if not, it is over.
 
     Args:
-        tick_s: how long the tick that is to begin it is predicted to take.
+        least_s: how much of its time has to be left.
     """
     try:
         check_alive(run, now)
-        waited_s = now - run.ready
-        if run.deadline is not None and not run.position and run.deadline - now < spare_s(waited_s, tick_s):
-            raise overload_error(waited_s)
+        if run.deadline is not None and run.deadline - now < least_s:
+            raise overload_error(now - run.ready)
     except CellServeError as error:
         owner.finish(run, error)
         return False

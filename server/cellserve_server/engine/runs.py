@@ -64,6 +64,7 @@ class Run:
 
     __slots__ = (
         "arrived",
+        "begun",
         "client",
         "deadline",
         "error",
@@ -125,6 +126,7 @@ class Run:
         self.client = client
         self.trace: object | None = None  # its own, of whoever traces
         self.arrived = 0.0  # on time.perf_counter, when it is submitted
+        self.begun = 0.0  # on the engine's clock, when its first tick began; not of single steps
         self.ready = 0.0  # on the engine's clock, when it could have begun
         self.time = int(inputs[0].shape[1])
         # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.

@@ -130,11 +130,16 @@ class Scheduler(Generic[Lane, Queue, Item]):
             self._lanes[lane] = work  # At the end of the dict: the other lanes come first.
         return lane, queue, taken
 
+    def has(self, lane: Lane, queue: Queue) -> bool:
+        """Whether there is work of a queue that no tick has taken."""
+        work = self._lanes.get(lane)
+        return work is not None and queue in work.lines
+
     def more(self, lane: Lane, queue: Queue, rows: int) -> list[Taken[Item]]:
         """Takes so many rows more for the same tick, in the place of what was not to be done after all."""
-        work = self._lanes.get(lane)
-        if work is None or queue not in work.lines:
+        if not self.has(lane, queue):
             return []
+        work = self._lanes[lane]
         taken = work.take_of(queue, rows)
         if not work.turns:
             del self._lanes[lane]

@@ -9,6 +9,7 @@ import numpy as np
 
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
+from cellserve_server.engine.admission import spare_s
 from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.chunk_ticks import ChunkTicks
 from cellserve_server.engine.computing import Computing
@@ -90,7 +91,7 @@ class StepTicks:
         refused = 0
         for item, positions in taken:
             if isinstance(item, Run):
-                if still_wanted(item, now, self._owner, tick_s):
+                if still_wanted(item, now, self._owner, spare_s(now - item.ready, tick_s)):
                     runs.append(item)
                 else:
                     refused += 1

@@ -97,7 +97,7 @@ class TickLoop:
                 lane, seats, taken = self._scheduler.next_tick()
                 more = partial(self._scheduler.more, lane, seats)
                 if seats is None:
-                    await self._chunks.tick(lane, taken, more)
+                    await self._chunks.tick(lane, taken, more, is_crowded=self._scheduler.has(lane, seats))
                 else:
                     await self._steps.tick(lane, seats, taken, more)
                 # What has arrived meanwhile comes in here and is part of the next tick.
