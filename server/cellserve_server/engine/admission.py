@@ -17,7 +17,7 @@ SPARE_SHARE = 0.5
 # done whatever is predicted, or a wrong prediction would never be mended.
 BELIEF = 4.0
 # A longer run that begins makes all others slower, and later ones will do the same to it.
-SLOWER_LATER = 1.25
+SLOWER_LATER = 3.0
 
 
 def check_alive(run: Run, now: float) -> None:

@@ -51,9 +51,7 @@ class ChunkTicks:
         self._owner = owner
         self._go_on = go_on
 
-    async def tick(
-        self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], more: More, *, is_crowded: bool
-    ) -> None:
+    async def tick(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]], more: More, *, is_crowded: bool) -> None:
         """Does the next steps of the runs that the scheduler has taken, or of others in the place of those refused.
 
         Args:
