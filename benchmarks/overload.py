@@ -2,7 +2,7 @@
 
 Steps come by a schedule, at random moments, whether or not the server keeps up (an open loop); each has a deadline, and
 goodput is what is answered in time. First the capacity is found: what callers get who wait for their answers. Then
-levels below, at and far above it take turns.
+levels at and far above it take turns.
 """
 
 from __future__ import annotations
