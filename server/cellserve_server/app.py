@@ -205,6 +205,16 @@ class App:
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
         server = grpc.aio.server(interceptors=[self.interceptor], options=server_options(config))
+        self.add_services(server)
+        try:
+            self._port = server.add_insecure_port(host_port(config.host, config.port))
+        except RuntimeError as error:
+            raise bind_error("--port", config.host, config.port) from error
+        return server
+
+    def add_services(self, server: grpc.aio.Server) -> None:
+        """Adds all services to a server: to the app's own, or to one that only collects what there is to call."""
+        config = self._config
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(config, self.keeping.finder, self.operations, self.streams, requests, self._new_id), server
@@ -225,11 +235,6 @@ class App:
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
         )
-        try:
-            self._port = server.add_insecure_port(host_port(config.host, config.port))
-        except RuntimeError as error:
-            raise bind_error("--port", config.host, config.port) from error
-        return server
 
     def _start_page(self) -> None:
         host, port = self._config.http_host, self._config.http_port

@@ -18,6 +18,7 @@ from cellserve.errors import (
     FieldInvalidError,
     InternalError,
     QueueFullError,
+    UnimplementedError,
     status_of,
 )
 from cellserve_server.edge.refusals import Refusals
@@ -185,6 +186,10 @@ class _Call:
     def internal(self, error: Exception) -> InternalError:
         return self._interceptor.internal(self.method, error)
 
+    def not_implemented(self, error: NotImplementedError) -> Exception:
+        """What the stubs raise for a method that a library's service lacks; of ours none may lack any."""
+        return error if self._own else UnimplementedError(f"{self.method}: this server does not have it")
+
 
 class _Outcome:
     """Turns how an RPC ended into a status and counts it."""
@@ -205,6 +210,8 @@ class _Outcome:
         if self._entered:
             self._call.leave()
         seconds = time.perf_counter() - self._started
+        if isinstance(error, NotImplementedError):
+            error = self._call.not_implemented(error)
         self._call.metrics.handled(_go_name(self._code(error)), seconds)
         if isinstance(error, CellServeError):
             await self._abort(error)
