@@ -252,7 +252,9 @@ def _call(port: Port, fields: list[tuple[str, str]], data: bytes) -> None:
     with connected(port) as connection:
         connection.settimeout(ANSWERED_WITHIN_S)
         while True:
-            while sent < len(data) and (room := min(caller.local_flow_control_window(1), caller.max_outbound_frame_size)):
+            while sent < len(data) and (
+                room := min(caller.local_flow_control_window(1), caller.max_outbound_frame_size)
+            ):
                 caller.send_data(1, data[sent : sent + room], end_stream=sent + room >= len(data))
                 sent += room
             if not say(connection, caller.data_to_send()):

@@ -35,8 +35,11 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_every_method_of_a_server_is_a_target(served: Served, server: RunningApp) -> None:
     stub = reflection_pb2_grpc.ServerReflectionStub(server.stubs.channel)
     ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    services = {service.name for answer in stub.ServerReflectionInfo(ask, timeout=RPC_TIMEOUT_S)
-                for service in answer.list_services_response.service}
+    services = {
+        service.name
+        for answer in stub.ServerReflectionInfo(ask, timeout=RPC_TIMEOUT_S)
+        for service in answer.list_services_response.service
+    }
     # Replicas alone are to ask for it, and reflection does not speak of it.
     services.add("cellserve.v1.PeerService")
     assert {path.split("/")[1] for path in served.methods} == services
