@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import platform
 import random
 import secrets
@@ -208,7 +209,7 @@ class App:
         self.add_services(server)
         try:
             self._port = server.add_insecure_port(host_port(config.host, config.port))
-        except RuntimeError as error:
+        except (RuntimeError, UnicodeError) as error:
             raise bind_error("--port", config.host, config.port) from error
         return server
 
@@ -242,8 +243,9 @@ class App:
             return
         try:
             self._page = MetricsPage(self.metrics.registry, host, port)
-        except (OSError, OverflowError) as error:
-            if self._config.port != 0:
+        except (OSError, OverflowError, UnicodeError) as error:
+            is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if self._config.port != 0 or not is_taken:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
             self._page = MetricsPage(self.metrics.registry, host, 0)

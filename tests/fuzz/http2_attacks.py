@@ -1,4 +1,4 @@
-"""What ill-willed or broken clients do to an HTTP/2 port. Each gives the number of connections, frames or calls it tried.
+"""What ill-willed or broken clients do to an HTTP/2 port. Each gives how many connections, frames or calls it tried.
 
 Nothing here expects an answer of the server's: that it lives, serves others and lets go of everything is looked at by
 who calls this.
@@ -92,7 +92,7 @@ def random_frames(port: Port, choices: random.Random) -> int:
     return 60 * 30
 
 
-def bad_frame_sizes(port: Port, _: random.Random) -> int:
+def bad_frame_sizes(port: Port, choices: random.Random) -> int:
     """Frames of a fixed size that have another, and one larger than was agreed."""
     sizes = {4: 5, 6: 7, 8: 3, 3: 3, 2: 4, 0: 16_385, 1: 16_385}
     for kind, size in sizes.items():
@@ -104,7 +104,7 @@ def bad_frame_sizes(port: Port, _: random.Random) -> int:
     return len(sizes)
 
 
-def silent_connections(port: Port, _: random.Random) -> int:
+def silent_connections(port: Port, choices: random.Random) -> int:
     """Connections that say nothing, and such as say half of the preface."""
     with many_connected(port, 200) as connections:
         for connection in connections[::2]:
@@ -113,7 +113,7 @@ def silent_connections(port: Port, _: random.Random) -> int:
     return 200
 
 
-def slow_preface(port: Port, _: random.Random) -> int:
+def slow_preface(port: Port, choices: random.Random) -> int:
     """The preface byte by byte, on many connections in turn."""
     with many_connected(port, 50) as connections:
         for start in range(len(HELLO)):
@@ -122,7 +122,7 @@ def slow_preface(port: Port, _: random.Random) -> int:
     return 50
 
 
-def many_connections(port: Port, _: random.Random) -> int:
+def many_connections(port: Port, choices: random.Random) -> int:
     """Connections that come and go, and such as stay a while."""
     for _ in range(300):
         with connected(port) as connection:
@@ -134,7 +134,7 @@ def many_connections(port: Port, _: random.Random) -> int:
     return 600
 
 
-def rapid_reset(port: Port, _: random.Random) -> int:
+def rapid_reset(port: Port, choices: random.Random) -> int:
     """Calls that are taken back as soon as they are made (CVE-2023-44487)."""
     count = 10_000
     with connected(port) as connection:
@@ -167,17 +167,17 @@ def _flood(port: Port, frame: Frame, count: int) -> int:
     return 2 * count
 
 
-def settings_flood(port: Port, _: random.Random) -> int:
+def settings_flood(port: Port, choices: random.Random) -> int:
     """Settings, each of which wants an acknowledgement."""
     return _flood(port, SettingsFrame(0, {SettingsFrame.HEADER_TABLE_SIZE: 4096}), 30_000)
 
 
-def ping_flood(port: Port, _: random.Random) -> int:
+def ping_flood(port: Port, choices: random.Random) -> int:
     """Pings, each of which wants an answer."""
     return _flood(port, PingFrame(0, b"12345678"), 30_000)
 
 
-def empty_data_flood(port: Port, _: random.Random) -> int:
+def empty_data_flood(port: Port, choices: random.Random) -> int:
     """Frames of no data on one call."""
     with connected(port) as connection:
         say(connection, HELLO + _opening(1, headers(STREAM)))
@@ -186,7 +186,7 @@ def empty_data_flood(port: Port, _: random.Random) -> int:
     return 20_000
 
 
-def continuation_flood(port: Port, _: random.Random) -> int:
+def continuation_flood(port: Port, choices: random.Random) -> int:
     """Headers that never end."""
     count = 5_000
     with connected(port) as connection:
@@ -200,7 +200,7 @@ def continuation_flood(port: Port, _: random.Random) -> int:
     return count
 
 
-def huge_headers(port: Port, _: random.Random) -> int:
+def huge_headers(port: Port, choices: random.Random) -> int:
     """Headers of many megabytes once unpacked: one long field, in the table, that is referred to again and again."""
     encoder = Encoder()
     first = encoder.encode([*headers(), ("x-bomb", "b" * 3500)])
@@ -233,7 +233,7 @@ def window_games(port: Port, choices: random.Random) -> int:
     return 1206
 
 
-def calls_left_open(port: Port, _: random.Random) -> int:
+def calls_left_open(port: Port, choices: random.Random) -> int:
     """Calls without a request, as many as one connection may have, by a client that then goes."""
     with connected(port) as connection:
         opened = b"".join(_opening(2 * number + 1, headers()) for number in range(2000))
@@ -276,7 +276,7 @@ def framed(message: bytes, compressed: int = 0, length: int | None = None) -> by
     return struct.pack(">BI", compressed, len(message) if length is None else length) + message
 
 
-def bombs(port: Port, _: random.Random) -> int:
+def bombs(port: Port, choices: random.Random) -> int:
     """Small messages that unpack to huge ones, or not at all, and lengths that are lies."""
     bomb = gzip.compress(bytes(256 * MIB), 9)
     tries = [
@@ -319,7 +319,7 @@ ODD: Mapping[str, str] = MappingProxyType(
 )
 
 
-def odd_headers(port: Port, _: random.Random) -> int:
+def odd_headers(port: Port, choices: random.Random) -> int:
     """Calls with one header that is not as it should be."""
     for name, value in ODD.items():
         fields = [(key, value) if key == name else (key, other) for key, other in headers()]

@@ -1,4 +1,4 @@
-"""What ill-willed or broken clients do to the port of the metrics page. Each gives the number of connections it tried."""
+"""What ill-willed or broken clients do to the metrics page's port. Each gives how many connections it tried."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def random_bytes(port: Port, choices: random.Random) -> int:
     return 100
 
 
-def slow_headers(port: Port, _: random.Random) -> int:
+def slow_headers(port: Port, choices: random.Random) -> int:
     """Requests that come byte by byte and never end, on many connections (Slowloris)."""
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n" + b"x" * 20
     with many_connected(port, MANY) as connections:
@@ -32,7 +32,7 @@ def slow_headers(port: Port, _: random.Random) -> int:
     return MANY
 
 
-def odd_requests(port: Port, _: random.Random) -> int:
+def odd_requests(port: Port, choices: random.Random) -> int:
     """Long lines, many headers, lengths that are lies, other protocols and methods, several requests in one."""
     tries = [
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n",
@@ -61,7 +61,7 @@ def odd_requests(port: Port, _: random.Random) -> int:
     return len(tries)
 
 
-def unread_answers(port: Port, _: random.Random) -> int:
+def unread_answers(port: Port, choices: random.Random) -> int:
     """Good requests of clients that read nothing and go."""
     with many_connected(port, MANY) as connections:
         for connection in connections:

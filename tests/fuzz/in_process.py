@@ -223,7 +223,8 @@ class Served:
         runs, rpcs, streams = self.app.engine.queue.runs, self.app.interceptor.active, len(self.app.streams)
         if tasks > self._tasks or runs or rpcs or streams:
             raise Finding(
-                f"left behind: {tasks} tasks, of which {self._tasks} were there, {rpcs} RPCs, {runs} runs, {streams} streams"
+                f"left behind: {tasks} tasks, of which {self._tasks} were there, {rpcs} RPCs, {runs} runs, "
+                f"{streams} streams"
             )
 
     def _rpc(self, path: str, request: Message) -> Message | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -66,6 +66,10 @@ WHOLE_NUMBERS = {
     FieldDescriptor.TYPE_UINT64: (64, False),
     FieldDescriptor.TYPE_FIXED64: (64, False),
 }
+
+
+# Those of Python's descriptors and of C's are two classes.
+Descriptor: TypeAlias = Any
 
 
 class Call(NamedTuple):
@@ -176,6 +180,7 @@ class Maker:
             case FieldDescriptor.TYPE_BOOL:
                 return self._once_in(2)
             case FieldDescriptor.TYPE_ENUM:
+                assert field.enum_type is not None
                 numbers = [value.number for value in field.enum_type.values]
                 return self._choices.choice([-1, 99] if self._once_in(8) else numbers)
         assert field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE), field.full_name
@@ -186,7 +191,8 @@ class Maker:
             return self._choices.randrange(6)
         low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
         ends = [low, high, high - 1, *((-1, -2, 1 << 30) if is_signed else (1 << 31,))]
-        return self._choices.choice([*ends, self._choices.getrandbits(bits - 1)])
+        number: int = self._choices.choice([*ends, self._choices.getrandbits(bits - 1)])
+        return number
 
     def _text(self, name: str) -> str:
         if name in TEXTS and not self._once_in(8):
@@ -234,7 +240,8 @@ class Maker:
 
     def _columns(self, descriptor: Descriptor, depth: int) -> Message:
         """A message of a stream whose columns fit each other, about a group and handles that others are about too."""
-        message: Any = self._by_fields(descriptor, depth)
+        made = self._by_fields(descriptor, depth)
+        message: Any = made
         count = self._choices.randrange(MAX_ITEMS + 1)
         message.group = self._choices.randrange(2)
         message.handles[:] = self._choices.sample(range(2 * MAX_ITEMS), count)
@@ -248,7 +255,7 @@ class Maker:
             for column in (message.expected_steps, message.run_ids, message.timeouts_ms):
                 if column:
                     column[:] = [self._choices.choice(column) for _ in range(count)]
-        return message
+        return made
 
     def _model(self) -> model_pb2.ModelSpec:
         """A good description, of which something is put otherwise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -42,7 +43,7 @@ class Collector(grpc.aio.Server):
     def __init__(self) -> None:
         self.handlers: dict[str, Handler] = {}
 
-    def add_registered_method_handlers(self, service_name: str, method_handlers: dict[str, Handler]) -> None:
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Mapping[str, Handler]) -> None:
         """Collects one service's handlers; the generated stubs call this."""
         self.handlers |= {f"/{service_name}/{name}": handler for name, handler in method_handlers.items()}
 
@@ -65,7 +66,7 @@ class Collector(grpc.aio.Server):
         """Not to be used."""
         raise NotImplementedError
 
-    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Not to be used."""
         raise NotImplementedError
 

@@ -17,8 +17,8 @@ class Reading(NamedTuple):
     threads: int
 
 
-def reading_of(pid: int) -> Reading:
-    """What a process of this machine holds."""
+def reading_of(pid: int | str) -> Reading:
+    """What a process of this machine holds; ``self``: this one."""
     folder = Path("/proc") / str(pid)
     pages = int((folder / "statm").read_text().split()[1])
     return Reading(pages * _PAGE_BYTES, len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir())))

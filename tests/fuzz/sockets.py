@@ -1,4 +1,4 @@
-"""Plain TCP to a port of this machine, by callers that nobody can surprise: what the server does with them is its affair."""
+"""Plain TCP to a port of this machine, by callers whom nothing surprises that the server does with them."""
 
 from __future__ import annotations
 

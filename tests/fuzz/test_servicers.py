@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -33,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_every_method_of_a_server_is_a_target(served: Served, server: RunningApp) -> None:
-    stub = reflection_pb2_grpc.ServerReflectionStub(server.stubs.channel)
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(server.stubs.channel)
     ask = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     services = {
         service.name

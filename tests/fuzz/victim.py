@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -68,7 +69,7 @@ class Victim:
 
     def call(self, path: str, request: Message) -> Message | None:
         """A call that has to end well, in time; None: NOT_FOUND."""
-        rpc = self._channel.unary_unary(
+        rpc: Any = self._channel.unary_unary(
             path,
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=answer_class_of(path).FromString,

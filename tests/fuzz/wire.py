@@ -1,7 +1,7 @@
-"""Requests that are nearly right, over real connections to a server process: ``python -m tests.fuzz.wire --seconds 60``.
+"""Requests that are nearly right, over the wire to a server process: ``python -m tests.fuzz.wire --seconds 60``.
 
-Calls of every method, of seeded choices; every so often the server's canary has to be right, and its sessions are put
-in order again. At the end the server has to hold what it held before. The last line is JSON.
+Calls of every method, of seeded choices; every so often the server's canary has to be right, and its sessions are
+made anew. At the end the server has to hold what it held before. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _word(is_stream: bool) -> str:
 
 
 def _status_of(error: grpc.RpcError) -> status_pb2.Status | None:
-    for key, value in error.trailing_metadata() or ():
+    trailers: Any = error.trailing_metadata() or ()
+    for key, value in trailers:
         if key == STATUS_DETAILS_KEY:
             return status_pb2.Status.FromString(value)
     return None

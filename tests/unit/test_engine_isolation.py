@@ -21,7 +21,7 @@ from cellserve_server.keeping.residents import Birth
 from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel, draft_model
 from cellserve_server.sessions.session import Session
-from tests.unit.engine_bench import Bench, drive, submit_all, until
+from tests.unit.engine_bench import Bench, drive
 from tests.unit.model_samples import model
 
 SESSIONS = 2000
@@ -68,9 +68,7 @@ async def _rounds(bench: Bench, layers: Sequence[Layer], poison: float | None, s
             Run(loaded, [_inputs(noise, steps, poison if number % 100 == 7 else None)], rows=1, session=session)
             for number, session in enumerate(all_)
         ]
-        done = submit_all(bench, runs)
-        await until(lambda: len(done) == len(runs))
-        assert all(run.error is None for run in runs)
+        await asyncio.gather(*(bench.engine.execute(run) for run in runs))
         came.outputs.extend(run.outputs[0].tobytes() for number, run in enumerate(runs) if number % 100 != 7)
     came.states.extend(
         leaf.tobytes() for number, session in enumerate(all_) if number % 100 != 7 for leaf in session.read_state()

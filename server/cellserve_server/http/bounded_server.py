@@ -1,4 +1,4 @@
-"""A WSGI server for pages that are small: its connections are few, and none of them lasts long, whatever comes on it."""
+"""A WSGI server for small pages: its connections are few, and none of them lasts long, whatever comes on it."""
 
 from __future__ import annotations
 
