@@ -25,6 +25,7 @@ import structlog
 SEPARATOR = b"\xfe\xff\xfe"
 SEEDS_PER_METHOD = 10
 MAX_INPUT_BYTES = 4096
+HUNG_S = 60
 
 
 class Session:
@@ -127,8 +128,9 @@ def run_guided(session: Session, how: str, folder: Path, seed: int) -> None:
         take(data)
 
     arguments = [sys.argv[0], str(folder), f"-seed={seed}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0"]
-    # The limits of libFuzzer are not needed: what takes too long, or too much, is found out here.
-    atheris.Setup([*arguments, "-timeout=0", "-rss_limit_mb=0"], take_until_over, enable_python_coverage=True)
+    # Only for what does not come back at all: what takes too long, or too much, is found out here.
+    limits = [f"-timeout={HUNG_S}", "-rss_limit_mb=0"]
+    atheris.Setup([*arguments, *limits], take_until_over, enable_python_coverage=True)
     atheris.Fuzz()
 
 

@@ -57,12 +57,14 @@ class BoundedServer(ThreadingWSGIServer):
 
 
 class BoundedHandler(WSGIRequestHandler):
-    """Reads a request for at most ``REQUEST_TIMEOUT_S``; writes no line to stderr for each."""
+    """Reads a request for at most ``request_timeout_s``; writes no line to stderr for each."""
+
+    request_timeout_s = REQUEST_TIMEOUT_S
 
     def setup(self) -> None:
         """Begins to count the time."""
         super().setup()
-        self.rfile = io.BufferedReader(_TimedReader(self.connection, REQUEST_TIMEOUT_S, self._on_read))
+        self.rfile = io.BufferedReader(_TimedReader(self.connection, self.request_timeout_s, self._on_read))
 
     def _on_read(self) -> None:
         # What is written may take its own time; a timeout is for all of one write.
