@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import grpc
 import numpy as np
@@ -28,6 +28,9 @@ from cellserve.v1 import model_service_pb2 as model_messages
 from cellserve_server.app import App
 from cellserve_server.config import ServerConfig
 from cellserve_server.stores.base import Store
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.tracing import Tracing
 
 T = TypeVar("T")
 RPC_TIMEOUT_S = 20.0
@@ -121,17 +124,19 @@ def running_app(
     clock: Callable[[], float] | None = None,
     store: Store | None = None,
     serials: Iterator[int] | None = None,
+    tracing: Tracing | None = None,
 ) -> Iterator[RunningApp]:
     """Runs a server in this process, with ids ``id-1``, ``id-2``, ... and the clock that is handed in.
 
     Args:
         store: where its sessions are; None: as the settings say.
         serials: the numbers of the ids, for servers that share a store.
+        tracing: makes its spans; None: as the settings say.
     """
     numbers = itertools.count(1) if serials is None else serials
 
     async def start() -> App:
-        app = App(config, clock=clock, new_id=lambda: f"id-{next(numbers)}", store=store)
+        app = App(config, clock=clock, new_id=lambda: f"id-{next(numbers)}", store=store, tracing=tracing)
         await app.start()
         return app
 

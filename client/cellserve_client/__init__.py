@@ -9,14 +9,17 @@ from cellserve.specs import ArraySpec
 from cellserve.states import LSTMStateTuple
 from cellserve_client import aio, rnn
 from cellserve_client.client import Cell, Model, Server, Session, SessionGroup, connect
+from cellserve_client.connection import ConnectionSettings
 from cellserve_client.models import ModelInfo, ModelLimits
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
+from cellserve_client.tls import TlsSettings
 
 __all__ = [
     "ArraySpec",
     "Cell",
     "CellServeError",
+    "ConnectionSettings",
     "LSTMStateTuple",
     "Model",
     "ModelInfo",
@@ -27,6 +30,7 @@ __all__ = [
     "Session",
     "SessionGroup",
     "SessionInfo",
+    "TlsSettings",
     "aio",
     "connect",
     "errors",

@@ -9,8 +9,11 @@ A connection belongs to the event loop in which it is first used.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
@@ -20,6 +23,7 @@ from cellserve.states import NestedState
 from cellserve.v1 import model_service_pb2, session_pb2
 from cellserve.v1 import recurrent_service_pb2 as pb
 from cellserve_client import methods
+from cellserve_client.bearer import token_from
 from cellserve_client.cells import Cell, Model
 from cellserve_client.deadlines import Deadline
 from cellserve_client.definitions import Definition, Weights
@@ -33,7 +37,13 @@ from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo, session_name
 from cellserve_client.session_info import info_from_proto as session_info_from_proto
 from cellserve_client.sessions import Session, create_session
+from cellserve_client.tls import TlsSettings, settings_from
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+    from cellserve_client.tracing import Tracing
 
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
@@ -49,6 +59,9 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tls: TlsSettings | bool | None = None,
+    token: str | Path | None = None,
+    tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one. Nothing is sent before the first request.
 
@@ -69,9 +82,18 @@ def connect(
         proxied: the address is that of a proxy with replicas behind it, which hashes the metadata key
             ``cellserve-bucket``: steps go over four streams, each for the sessions of one value, 0 to 3, and what else
             concerns a session carries the same value. Otherwise the value of a session is 0 to 63.
+        tls: True: TLS, with those that this machine trusts; ``TlsSettings`` says more; False: none. None: as
+            ``CELLSERVE_TLS`` (1 or 0) and ``CELLSERVE_TLS_CA``, ``_CERT``, ``_KEY`` and ``_SERVER_NAME`` say.
+        token: a bearer token, sent with every request, or a ``Path`` of the file that has it, which is read again when
+            it changes. To another machine it is sent with TLS only. None: the file that ``CELLSERVE_TOKEN_FILE`` names,
+            if it does.
+        tracing: whether requests are spans of OpenTelemetry, and the server is told which trace the caller of each
+            step is in; True: of the program's tracer provider, or give another one. Needs
+            ``cellserve-client[tracing]``.
 
     Raises:
-        FieldInvalidError: an argument is not of its form.
+        FieldInvalidError: an argument is not of its form, a token would be sent for all to read, or ``tracing`` is
+            asked for and OpenTelemetry is not there.
     """
     fleet = Fleet(
         address,
@@ -81,8 +103,21 @@ def connect(
         coalesce=coalesce,
         pinned=pinned,
         proxied=proxied,
+        tls=settings_from(tls, os.environ),
+        token=token_from(token, os.environ),
+        tracing=None if tracing is False else _new_tracing(tracing),
     )
     return Server(fleet)
+
+
+def _new_tracing(tracing: bool | TracerProvider) -> Tracing:
+    try:
+        from cellserve_client.tracing import Tracing
+    except ImportError as error:
+        raise FieldInvalidError(
+            "tracing: needs OpenTelemetry, which is not installed: pip install 'cellserve-client[tracing]'"
+        ) from error
+    return Tracing(None if isinstance(tracing, bool) else tracing)
 
 
 class Server:

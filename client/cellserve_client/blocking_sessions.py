@@ -11,11 +11,12 @@ import numpy.typing as npt
 from cellserve.states import NestedState
 from cellserve_client import sessions
 from cellserve_client.arrays import Inputs, Outputs
-from cellserve_client.blocking_steps import ThreadStep
+from cellserve_client.blocking_steps import ThreadStep, TracedThreadStep
 from cellserve_client.models import ModelInfo
 from cellserve_client.pieces import OutputMode
 from cellserve_client.portal import HandedOver
 from cellserve_client.session_info import SessionInfo
+from cellserve_client.stepping import TracedStepper
 
 Result = TypeVar("Result")
 
@@ -39,6 +40,7 @@ class Session:
         # The connection is held, so that it lives as long as its sessions.
         self._connection = connection
         self._session = session
+        self._thread_step = TracedThreadStep if isinstance(session.stepper, TracedStepper) else ThreadStep
 
     @property
     def model(self) -> ModelInfo:
@@ -70,7 +72,7 @@ class Session:
         stepper = self._session.stepper
         data = stepper.snapshot(inputs)
         if data is not None:
-            return self._connection.wait_for(ThreadStep(stepper, data, stepper.deadline(timeout_s)))
+            return self._connection.wait_for(self._thread_step(stepper, data, stepper.deadline(timeout_s)))
         return self._connection.run(self._session.step(inputs, timeout_s=timeout_s))
 
     def run(

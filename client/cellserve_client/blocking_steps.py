@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
+from collections.abc import Coroutine
+from typing import Any
 
 from cellserve.errors import CellServeError, RunCancelledError
 from cellserve_client.arrays import Outputs
@@ -50,7 +53,7 @@ class ThreadStep:
         """Submits it; when the session is not free a coroutine waits for that."""
         account = self._stepper.account
         if not account.is_free:
-            self._go_on(asyncio.get_running_loop().create_task(self._step()))
+            self._go_on(self._step())
             return
         account.is_free, account.is_taken = False, True
         try:
@@ -84,7 +87,7 @@ class ThreadStep:
         """As of ``Waiter``."""
         self._is_done = True
         if isinstance(error, (StepRefused, NotOnStreamError)):
-            self._go_on(asyncio.get_running_loop().create_task(self._recover(error)))
+            self._go_on(self._recover(error))
             return
         self._stepper.give_up()
         self._stepper.account.give_turn_back()
@@ -103,9 +106,9 @@ class ThreadStep:
         finally:
             self._stepper.account.give_turn_back()
 
-    def _go_on(self, task: asyncio.Task[Outputs]) -> None:
-        self._task = task
-        task.add_done_callback(self._finish)
+    def _go_on(self, coroutine: Coroutine[Any, Any, Outputs]) -> None:
+        self._task = asyncio.get_running_loop().create_task(coroutine)
+        self._task.add_done_callback(self._finish)
 
     def _finish(self, task: asyncio.Task[Outputs]) -> None:
         self._is_done = True
@@ -116,3 +119,21 @@ class ThreadStep:
         else:
             self._outputs = task.result()
         self._told.release()
+
+
+class TracedThreadStep(ThreadStep):
+    """A step that is submitted in the context of its thread, where the trace that the thread is in can be seen."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, stepper: Stepper, data: bytes, deadline: Deadline) -> None:
+        super().__init__(stepper, data, deadline)
+        self._context = contextvars.copy_context()
+
+    def begin(self) -> None:
+        """As of ``ThreadStep``."""
+        self._context.run(super().begin)
+
+    def _go_on(self, coroutine: Coroutine[Any, Any, Outputs]) -> None:
+        # A copy, because that of the thread may be entered just now, from ``begin``.
+        self._context.copy().run(super()._go_on, coroutine)

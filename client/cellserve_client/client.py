@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 
@@ -24,7 +25,11 @@ from cellserve_client.models import ModelInfo
 from cellserve_client.portal import HandedOver, Portal
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.session_info import SessionInfo
+from cellserve_client.tls import TlsSettings
 from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
 
 __all__ = ["Cell", "Model", "Server", "Session", "SessionGroup", "connect"]
 
@@ -40,6 +45,9 @@ def connect(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tls: TlsSettings | bool | None = None,
+    token: str | Path | None = None,
+    tracing: bool | TracerProvider = False,
 ) -> Server:
     """Names a server, or several replicas of one; see ``aio.connect``. Nothing is sent before the first request."""
     return Server(
@@ -51,6 +59,9 @@ def connect(
             coalesce=coalesce,
             pinned=pinned,
             proxied=proxied,
+            tls=tls,
+            token=token,
+            tracing=tracing,
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -24,10 +25,12 @@ class _Call(Generic[Result]):
         self.future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         self._coroutine = coroutine
         self._loop = loop
+        # The calling thread's, such as the trace that it is in: the loop's own would be that of whoever came first.
+        self._context = contextvars.copy_context()
         self._task: asyncio.Task[Result] | None = None
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._coroutine)
+        self._task = self._loop.create_task(self._coroutine, context=self._context)
         self._task.add_done_callback(self._finish)
 
     def _finish(self, task: asyncio.Task[Result]) -> None:

@@ -36,7 +36,7 @@ from cellserve_client.opening import close_after
 from cellserve_client.pieces import Gathered, OutputMode, Piece, cut, lengths_within, selection_of
 from cellserve_client.sequences import answer_arrays, longest_piece, piece_of
 from cellserve_client.session_info import SessionInfo, checked_batch_size, info_from_proto, session_name
-from cellserve_client.stepping import Stepper
+from cellserve_client.stepping import new_stepper
 
 
 class Session:
@@ -60,7 +60,7 @@ class Session:
         self.batch_size: int | None = session.batch_size or None
         self._fleet = fleet
         self._account = Account(fleet, session)
-        self.stepper = Stepper(fleet, self._account, model, self.batch_size)
+        self.stepper = new_stepper(fleet, self._account, model, self.batch_size)
 
     @property
     def id(self) -> str:

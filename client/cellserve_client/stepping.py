@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Future, get_running_loop
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from cellserve_client.streaming.columns import StepBytes, StepColumns
 from cellserve_client.streaming.lanes import UNKNOWN, NotOnStreamError, StepRefused, StreamLeft, Waiter, verdict_of
 from cellserve_client.streaming.mux import Mux
 from cellserve_client.transport import checked_timeout
+
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
 
 
 class Stepper:
@@ -230,3 +234,36 @@ class Stepper:
             methods.STEP, request, 1, deadline, may_be_applied=lane.may_be_applied
         )
         return as_outputs(own_arrays(answer.outputs), self._model.outputs)
+
+
+class TracedStepper(Stepper):
+    """Steps one session, and notes with each step which trace its caller is in.
+
+    A class of its own, so that a step that nobody traces does not even ask. Both ways to the stream are run in the
+    context of who called ``step``.
+
+    Args:
+        tracing: tells the caller's trace.
+    """
+
+    def __init__(
+        self, fleet: Fleet, account: Account, model: ModelInfo, batch_size: int | None, tracing: Tracing
+    ) -> None:
+        super().__init__(fleet, account, model, batch_size)
+        self._tracing = tracing
+
+    def submit(self, data: StepBytes, waiter: Waiter, deadline_at: float, timeout_s: float) -> None:
+        """As of ``Stepper``."""
+        self._lane.trace = self._tracing.of_caller()
+        super().submit(data, waiter, deadline_at, timeout_s)
+
+    def _joins_stream(self) -> bool:
+        self._lane.trace = self._tracing.of_caller()
+        return super()._joins_stream()
+
+
+def new_stepper(fleet: Fleet, account: Account, model: ModelInfo, batch_size: int | None) -> Stepper:
+    """The stepper of a session, of the kind that its connection asks for."""
+    if fleet.tracing is None:
+        return Stepper(fleet, account, model, batch_size)
+    return TracedStepper(fleet, account, model, batch_size, fleet.tracing)

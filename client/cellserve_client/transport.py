@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -29,10 +29,15 @@ from cellserve.errors import (
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
 from cellserve_client.address import Address, unreachable
+from cellserve_client.bearer import BearerToken
 from cellserve_client.deadlines import Deadline
 from cellserve_client.methods import Method
 from cellserve_client.retry import Retrier, RetryPolicy
 from cellserve_client.streaming.mux import Mux
+from cellserve_client.tls import TlsSettings
+
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
 
 MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
@@ -73,6 +78,9 @@ class Settings:
         max_message_bytes: the largest answer that is taken.
         coalesce: whether the steps of many sessions go out as few messages on one stream.
         clock, sleep, randomness: handed in for tests.
+        tls: None: the servers are spoken to in the clear.
+        token: shown to them; None: none is.
+        tracing: makes spans of requests; None: nobody traces.
 
     Raises:
         FieldInvalidError: a number is out of its range.
@@ -85,6 +93,9 @@ class Settings:
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     randomness: random.Random | None = None
+    tls: TlsSettings | None = None
+    token: BearerToken | None = None
+    tracing: Tracing | None = None
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)
@@ -113,6 +124,9 @@ class Transport:
         self.retrier = Retrier(settings.policy, settings.randomness or random.Random())
         self.clock = settings.clock
         self.sleep = settings.sleep
+        self._tls = settings.tls
+        self._token = settings.token
+        self.tracing = settings.tracing
         self._on_stream_trouble = on_stream_trouble
         self._process_id = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -148,7 +162,13 @@ class Transport:
         return mux
 
     def _begin_stream(self, metadata: Metadata) -> Any:
-        return self.recurrent.StreamSteps(metadata=metadata) if metadata else self.recurrent.StreamSteps()
+        return self.recurrent.StreamSteps(metadata=self._with_token(metadata))
+
+    def _with_token(self, metadata: Metadata) -> Metadata | None:
+        """What is sent beside a request; None: nothing."""
+        if self._token is not None:
+            return (*metadata, *self._token.metadata())
+        return metadata or None
 
     def leaves_stream(self, error: CellServeError) -> bool:
         """Told that a stream has ended, or drains: whether its steps are to be sent on another replica's."""
@@ -198,16 +218,25 @@ class Transport:
         Raises:
             CellServeError: what the server said, or why it could not be reached.
         """
+        if self.tracing is not None:
+            with self.tracing.request(method.full_name, self.address) as headers:
+                return await self._send(method, request, deadline, (*metadata, *headers))
+        return await self._send(method, request, deadline, metadata)
+
+    async def _send(
+        self,
+        method: Method,
+        request: Message | Callable[[], Iterable[Message]],
+        deadline: Deadline,
+        metadata: Metadata,
+    ) -> Any:
         self._require_open()
         remaining_s = deadline.remaining_s()
         if remaining_s <= 0:
             raise self.too_late(deadline.timeout_s)
         message = request() if callable(request) else request
         try:
-            if metadata:
-                response = await method(self)(message, timeout=remaining_s, metadata=metadata)
-            else:
-                response = await method(self)(message, timeout=remaining_s)
+            response = await method(self)(message, timeout=remaining_s, metadata=self._with_token(metadata))
         except grpc.aio.AioRpcError as rpc_error:
             if callable(request) and _is_lost_by_grpc(rpc_error):
                 raise UnavailableError("grpc lost the server's answer", retry_after_s=0.0) from rpc_error
@@ -222,7 +251,7 @@ class Transport:
         # The bytes as they are: two fields are no reason to depend on another package.
         check: Any = self._channel.unary_unary(HEALTH_CHECK)
         try:
-            answer: bytes = await check(b"", timeout=timeout_s)
+            answer: bytes = await check(b"", timeout=timeout_s, metadata=self._with_token(()))
         except grpc.aio.AioRpcError as rpc_error:
             return rpc_error.code() is grpc.StatusCode.UNIMPLEMENTED
         return answer == SERVING
@@ -265,10 +294,8 @@ class Transport:
         self._require_open()
         loop = asyncio.get_running_loop()
         if self._loop is None:
+            self._channel = self._new_channel()
             self._loop = loop
-            self._channel = grpc.aio.insecure_channel(
-                self.address.target, options=channel_options(self.address, self.max_message_bytes)
-            )
             # The generated stubs carry no types.
             self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(self._channel)
             self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
@@ -276,6 +303,14 @@ class Transport:
             raise FailedPreconditionError(
                 "this connection belongs to another event loop; call connect(...) again in this one"
             )
+
+    def _new_channel(self) -> grpc.aio.Channel:
+        options = channel_options(self.address, self.max_message_bytes)
+        if self._tls is None:
+            return grpc.aio.insecure_channel(self.address.target, options=options)
+        if self._tls.server_name is not None:
+            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
+        return grpc.aio.secure_channel(self.address.target, self._tls.credentials(), options=options)
 
     async def close(self) -> None:
         """Closes the connection; requests under way are cancelled. Again: nothing happens."""

@@ -8,6 +8,7 @@ import shutil
 from deploy.fleet.errors import MissingProgramError
 
 DEBIAN_PACKAGES = {
+    "chromedriver": "chromium-driver",
     "haproxy": "haproxy",
     "nginx": "nginx",
     "promtool": "prometheus",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import platform
 import random
 import secrets
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
@@ -42,10 +41,15 @@ from cellserve_server.keeping.assembly import Keeping
 from cellserve_server.keeping.operations import SessionOperations
 from cellserve_server.keeping.residents import Residents
 from cellserve_server.metrics import Metrics
+from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
+from cellserve_server.tracing.opening import open_tracing
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.tracing import Tracing
 
 SERVICES = (
     recurrent_service_pb2.DESCRIPTOR.services_by_name["RecurrentService"].full_name,
@@ -86,6 +90,10 @@ class App:
         clock: unix seconds, never going back; what expires, expires by it. None: ``steady_clock()``.
         new_id: makes ids of sessions, lives and incidents; None: random ones.
         store: where sessions are kept; None: as the settings say.
+        tracing: makes spans; None: as the settings say.
+
+    Raises:
+        StartError: tracing is asked for and cannot be had.
 
     Attributes:
         metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
@@ -100,11 +108,12 @@ class App:
         clock: Callable[[], float] | None = None,
         new_id: Callable[[], str] | None = None,
         store: Store | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
-        self.refusals = Refusals(self.metrics, clock)
+        self.refusals = Refusals(self.metrics.sessions, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
         self.residents = Residents(config, self.models, self.metrics, clock, new_id)
@@ -115,27 +124,33 @@ class App:
             config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
         )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
+        self._tracing = open_tracing(config) if tracing is None else tracing
+        if self._tracing is not None:
+            self.engine.observers.append(self._tracing.ticks)
         self.failed = asyncio.Event()
         self._config = config
         self._clock = clock
         self._new_id = new_id
-        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals)
+        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
         self.interceptor = RpcInterceptor(
-            self.metrics,
+            self.metrics.rpcs,
             self.refusals,
             new_id,
             self._refusal,
             max_rpcs=config.max_concurrent_rpcs,
             max_message_bytes=config.max_message_bytes,
             retry_s=config.queue_full_retry_ms / 1000,
+            tracing=self._tracing,
         )
         self._health = health.aio.HealthServicer()
         self._loading = True
         self._draining = False
+        self._is_healthy = False
         self._port = 0
         self._page: MetricsPage | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
+        self._show_in_metrics(store)
 
     @property
     def port(self) -> int:
@@ -179,7 +194,8 @@ class App:
     async def _start(self) -> None:
         self.models.on_unload = self.residents.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
-        self._watch()
+        if self._tracing is not None:
+            self._exit.push_async_callback(self._tracing.close)  # After all that it is told of.
         # Before the page: where a server runs already, the port of the two that is spoken of is that of the RPCs.
         server = self._make_server()
         self._start_page()
@@ -197,9 +213,8 @@ class App:
         except OSError as error:
             raise StartError(f"models: cannot read the folder {self._config.models}: {error.strerror}") from error
         self._loading = False
-        for name, work in (("sweeper", self._sweep_models()), ("model-watch", self._watch_models())):
-            task = asyncio.create_task(work, name=f"cellserve-{name}")
-            self._exit.callback(task.cancel)
+        self._begin("sweeper", self._sweep_models())
+        self._begin("model-watch", self._watch_models())
         await self._set_health(True)
         self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
 
@@ -218,7 +233,10 @@ class App:
         config = self._config
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
-            RecurrentService(config, self.keeping.finder, self.operations, self.streams, requests, self._new_id), server
+            RecurrentService(
+                config, self.keeping.finder, self.operations, self.streams, requests, self._new_id, self._tracing
+            ),
+            server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(
@@ -251,21 +269,25 @@ class App:
             self._page = MetricsPage(self.metrics.registry, host, 0)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
+        self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
         self._log.info("metrics_page", url=f"http://{host_port(host, self._page.port)}/metrics")
 
-    def _watch(self) -> None:
-        self.metrics.watch(streams=lambda: len(self.streams))
-        self.metrics.watch_models(self.models.count_by_state)
-        self.metrics.build_info(
-            {
-                "version": version("cellserve-server"),
-                "python": platform.python_version(),
-                "grpc": grpc.__version__,
-                "numpy": version("numpy"),
-            }
+    def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"cellserve-{name}")
+        self._exit.callback(task.cancel)
+
+    def _show_in_metrics(self, store: Store) -> None:
+        durability = "memory" if store.is_volatile else self._config.durability
+        self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
+        self.metrics.server.watch(
+            serving=lambda: self._is_healthy and not self._draining,
+            draining=lambda: self._draining,
+            models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),
         )
+        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.active, streams=lambda: len(self.streams))
 
     async def _set_health(self, serving: bool) -> None:
+        self._is_healthy = serving
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", *SERVICES):
             await self._health.set(service, status)

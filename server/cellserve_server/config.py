@@ -15,6 +15,7 @@ MIB = 1 << 20
 DAY_S = 86_400.0
 INT32_MAX = (1 << 31) - 1
 DURABILITIES = ("sync", "async")
+TRACINGS = ("off", "otlp", "console")
 
 
 def _setting(default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None) -> Any:
@@ -43,6 +44,11 @@ class ServerConfig:
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
+    tracing: str = _setting(
+        "off",
+        "off, otlp (to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, by HTTP) or console (to standard error). "
+        "Sampler, headers, service name and limits are those of the OTEL_* variables.",
+    )
 
     # Messages
     max_message_bytes: int = _setting(16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB)
@@ -171,6 +177,8 @@ class ServerConfig:
                 raise ValueError(f"{item.name}: expected at most {maximum}; got {value}")
         if self.durability not in DURABILITIES:
             raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
+        if self.tracing not in TRACINGS:
+            raise ValueError(f"tracing: expected one of {', '.join(TRACINGS)}; got {self.tracing!r}")
         if 0 < self.models_poll_s < 1:
             raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
         for name in ("default_ttl_s", "defined_model_ttl_s"):

@@ -35,7 +35,7 @@ GRPC_MODULES = {
 }
 # The server's floors from the top to the ground; nothing imports from a floor above its own. What is not listed, such
 # as settings and metrics, is used on several.
-FLOORS = ("cli", "app", "edge", "keeping", "engine", "sessions", "models", "stores", "cells")
+FLOORS = ("cli", "app", "edge", "tracing", "keeping", "engine", "sessions", "models", "stores", "cells")
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,24 @@ def test_sqlite_is_met_in_its_stores_files_alone() -> None:
     assert all(name.startswith("cellserve_server.stores.sqlite") for name in users)
 
 
+def test_opentelemetry_is_met_in_tracing_alone_which_nobody_imports_at_load() -> None:
+    users = {source.name for source in ALL for item in source.imports if top_level(item.module) == "opentelemetry"}
+    tracing = {name for name in MODULES if name.startswith(("cellserve_server.tracing.", "cellserve_client.tracing"))}
+    assert users
+    assert users <= tracing
+    at_load = [
+        f"{source.name} imports {item.module}"
+        for source in ALL
+        for item in source.imports
+        if item.at_load and item.module in tracing and source.name not in tracing
+    ]
+    assert at_load == ["cellserve_server.app imports cellserve_server.tracing.opening"]
+    (opening,) = (source for source in SERVER if source.name == "cellserve_server.tracing.opening")
+    assert {top_level(item.module) for item in opening.imports if item.at_load} <= sys.stdlib_module_names | {
+        "cellserve_server"
+    }
+
+
 def test_the_scheduler_imports_the_standard_library_only() -> None:
     (scheduler,) = (source for source in SERVER if source.name == "cellserve_server.engine.scheduler")
     assert {top_level(item.module) for item in scheduler.imports} <= sys.stdlib_module_names
@@ -240,9 +258,10 @@ def test_the_clients_library_needs_no_more_than_it_declares() -> None:
         f"{source.name} imports {item.module}"
         for source in sources("cellserve_client")
         for item in source.imports
-        if source.part not in {"cli", "load"} and top_level(item.module) not in declared
+        if source.part not in {"cli", "load", "server_metrics", "top", "tracing"}
+        and top_level(item.module) not in declared
     ]
-    assert not wrong, "only the command line and the load tester may use what the extra brings"
+    assert not wrong, "only the command line, what it alone uses, and tracing may use what the extras bring"
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:

@@ -59,7 +59,11 @@ def test_what_it_mounts_and_builds_from_exists(services: dict[str, Any]) -> None
 
 def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"proxy": ["127.0.0.1:50051:50051"], "prometheus": ["127.0.0.1:9090:9090"]}
+    assert published == {
+        "proxy": ["127.0.0.1:50051:50051"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
 
 
 def test_images_are_pinned(services: dict[str, Any]) -> None:
@@ -79,11 +83,12 @@ def test_every_service_is_hardened(services: dict[str, Any]) -> None:
 def test_each_waits_for_the_health_of_what_it_needs(services: dict[str, Any]) -> None:
     needs = {name: service.get("depends_on", {}) for name, service in services.items()}
     assert set(needs["proxy"]) == set(needs["prometheus"]) == set(REPLICAS)
+    assert (set(needs["grafana"]), set(needs["load"])) == ({"prometheus"}, {"proxy"})
     assert all(set(needs[replica]) == {"redis"} for replica in REPLICAS)
     for name, needed in needs.items():
         assert all(item["condition"] == "service_healthy" for item in needed.values()), name
     # The replicas' own is in the image.
-    assert all("healthcheck" in services[name] for name in ("redis", "proxy"))
+    assert all("healthcheck" in services[name] for name in ("redis", "proxy", "prometheus"))
 
 
 def test_replicas_have_addresses_of_their_own_and_time_to_drain(services: dict[str, Any]) -> None:
@@ -134,6 +139,28 @@ def test_the_flags_are_those_of_the_server(services: dict[str, Any]) -> None:
     used = {flag.partition("=")[0] for flag in flags}
     assert used <= known
     assert "--insecure" in used, "an address other than loopback without TLS has to be asked for"
+
+
+def test_load_is_put_on_when_it_is_asked_for_with_flags_that_there_are(services: dict[str, Any]) -> None:
+    service = services["load"]
+    command, address, *flags = service["command"]
+    assert service["profiles"] == ["load"]
+    assert all(service[key] == services["replica-1"][key] for key in ("image", "build"))
+    assert (command, address) == ("load", "proxy:50051")
+    help_text = subprocess.run([CELLSERVE, "load", "--help"], capture_output=True, text=True, check=True).stdout
+    assert {flag.partition("=")[0] for flag in flags} <= set(re.findall(r"--[a-z][a-z-]+", help_text))
+    (model,) = (flag.partition("=")[2] for flag in flags if flag.startswith("--model="))
+    assert (ROOT / "models" / model).is_dir()
+    pages = [flag.partition("=")[2] for flag in flags if flag.startswith("--metrics=")]
+    assert pages == [f"http://{name}:9464/metrics" for name in REPLICAS]
+
+
+def test_nobody_can_log_in_to_grafana(services: dict[str, Any]) -> None:
+    environment = services["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
 
 
 def test_the_server_accepts_the_flags_and_serves_the_models(services: dict[str, Any], tmp_path: Path) -> None:
@@ -191,8 +218,10 @@ def test_what_the_image_is_built_from_is_in_the_build_context() -> None:
     assert all((ROOT / path).exists() for path in copied)
 
 
-def test_the_image_has_the_driver_of_the_store() -> None:
-    assert "./server[redis]" in DOCKERFILE.read_text(encoding="utf-8")
+def test_the_image_has_the_driver_of_the_store_and_the_command_line_and_can_trace() -> None:
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    assert "./server[redis,tracing]" in text
+    assert "./client[cli]" in text
 
 
 def test_prometheus_scrapes_the_replicas_metrics(services: dict[str, Any]) -> None:
@@ -202,7 +231,10 @@ def test_prometheus_scrapes_the_replicas_metrics(services: dict[str, Any]) -> No
     assert all(f"--http-port={port}" in services[host]["command"] for host, port in targets)
 
 
-def test_prometheus_takes_its_configuration() -> None:
+def test_prometheus_takes_its_configuration_and_has_the_rules_beside_it(services: dict[str, Any]) -> None:
     promtool = require_program("promtool")
+    (folder, *_) = services["prometheus"]["volumes"]
+    assert folder == "./deploy/prometheus:/etc/prometheus:ro"
+    assert load(PROMETHEUS_FILE)["rule_files"] == ["alerts.yml"]
     result = subprocess.run([promtool, "check", "config", PROMETHEUS_FILE], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

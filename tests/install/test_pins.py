@@ -23,6 +23,7 @@ FRAMEWORKS = (
     "requirements-bench.txt",
     "requirements-fuzz.txt",
     "examples/speaker_id/requirements.txt",
+    "examples/locust/requirements.txt",
 )
 PACKAGES = ("proto", "server", "client")
 

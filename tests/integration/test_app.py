@@ -126,16 +126,24 @@ def test_the_metrics_page(start_server: Start) -> None:
         'cellserve_runs_total{model="defined",outcome="ok"}': 5,
         'cellserve_tick_rows_sum{model="defined"}': 5,
         'cellserve_tick_seconds_count{model="defined"}': 5,
+        'cellserve_tick_phase_seconds_count{model="defined",phase="cell"}': 5,
+        'cellserve_run_seconds_count{kind="step",model="defined"}': 5,
         "cellserve_sessions": 0,
         "cellserve_state_bytes": 0,
         "cellserve_queue_runs": 0,
         "cellserve_queue_bytes": 0,
         "cellserve_streams": 0,
+        "cellserve_rpcs": 0,
+        "cellserve_serving": 1,
+        "cellserve_draining": 0,
+        'cellserve_limit{limit="max_sessions"}': TEST_CONFIG.max_sessions,
+        'cellserve_store_info{durability="memory",store="memory"}': 1,
         'cellserve_refusals_total{reason="SESSION_NOT_FOUND"}': 1,
         'cellserve_refusals_total{reason="other"}': 0,
         "cellserve_sessions_created_total": 1,
         'cellserve_sessions_ended_total{reason="deleted"}': 1,
         'cellserve_models{state="ready"}': 1,
+        'cellserve_models{state="broken"}': 0,
         f"grpc_server_started_total{{{step}}}": 6,
         f'grpc_server_handled_total{{grpc_code="OK",{step}}}': 5,
         f'grpc_server_handled_total{{grpc_code="NotFound",{step}}}': 1,
@@ -183,6 +191,8 @@ def test_a_drain_finishes_what_is_under_way_and_takes_nothing_new(start_server: 
         drained = server.loop.begin(server.app.drain())
         server.wait_until(lambda: server.app.engine.draining)
         assert _health(server.stubs.channel) == NOT_SERVING
+        shown = server.app.metrics.registry.get_sample_value
+        assert (shown("cellserve_serving"), shown("cellserve_draining")) == (0, 1)
         refused = error_of_call(lambda: step(step_request("sessions/a", inputs=[floats(DEPTH)])))
         assert isinstance(refused, DrainingError)
         assert refused.retry_after_s is not None

@@ -39,7 +39,7 @@ class Bench:
         self.metrics = Metrics()
         ids = itertools.count(1)
         self.residents = Residents(self.config, self.models, self.metrics, self.clock, lambda: f"uid-{next(ids)}")
-        keeper = MemoryKeeper(self.residents, self.metrics)
+        keeper = MemoryKeeper(self.residents, self.metrics.sessions)
         self.operations = SessionOperations(
             self.residents, keeper, lambda: f"uid-{next(ids)}", self.config.default_ttl_s
         )

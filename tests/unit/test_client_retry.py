@@ -30,6 +30,7 @@ from cellserve.errors import (
     from_rpc_error,
     trailers_of,
 )
+from cellserve_client import methods
 from cellserve_client.address import Address
 from cellserve_client.fleet import Fleet
 from cellserve_client.outcomes import Attempts, was_surely_not_applied
@@ -166,11 +167,22 @@ class Method:
         self.failures = list(failures)
         self.timeouts: list[float] = []
 
-    async def __call__(self, request: Any, timeout: float) -> Any:  # noqa: ASYNC109
+    async def __call__(self, request: Any, timeout: float, metadata: object) -> Any:  # noqa: ASYNC109
         self.timeouts.append(timeout)
         if self.failures:
             raise self.failures.pop(0)
         return request
+
+
+class Sent(methods.Method):
+    """A method whose requests go to a function of the test's."""
+
+    def __init__(self, send: Callable[..., Awaitable[Any]]) -> None:
+        super().__init__("recurrent.Step")
+        self._send = send
+
+    def __call__(self, transport: Any) -> Callable[..., Awaitable[Any]]:
+        return self._send
 
 
 def invoke(
@@ -184,7 +196,7 @@ def invoke(
         randomness=Longest(),
     )
     request: Any = "request"
-    return asyncio.run(fleet.invoke(lambda _: method, request, fleet.deadline(timeout_s), attempts))
+    return asyncio.run(fleet.invoke(Sent(method), request, fleet.deadline(timeout_s), attempts))
 
 
 def test_a_request_is_repeated_until_it_is_answered() -> None:
@@ -284,7 +296,7 @@ def test_a_cancelled_request_may_have_been_applied() -> None:
 def test_the_messages_of_a_stream_are_made_anew_for_every_attempt() -> None:
     seen: list[list[int]] = []
 
-    async def method(requests: Any, timeout: float) -> str:  # noqa: ASYNC109
+    async def method(requests: Any, timeout: float, metadata: object) -> str:  # noqa: ASYNC109
         seen.append(list(requests))
         if len(seen) == 1:
             raise lost("Socket closed")
@@ -293,7 +305,7 @@ def test_the_messages_of_a_stream_are_made_anew_for_every_attempt() -> None:
     time = Time()
     fleet = Fleet("localhost:1", clock=time, sleep=time.sleep)
     requests: Any = lambda: iter([1, 2])  # noqa: E731
-    assert asyncio.run(fleet.invoke(lambda _: method, requests, fleet.deadline(None))) == "done"
+    assert asyncio.run(fleet.invoke(Sent(method), requests, fleet.deadline(None))) == "done"
     assert seen == [[1, 2], [1, 2]]
 
 

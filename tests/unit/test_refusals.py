@@ -25,7 +25,7 @@ def _count(metrics: Metrics, reason: str) -> float | None:
 def test_every_reason_is_counted_and_overload_is_logged_now_and_then(clock: ManualClock) -> None:
     metrics = Metrics()
     with capture_logs() as lines:
-        refusals = Refusals(metrics, clock)
+        refusals = Refusals(metrics.sessions, clock)
         for _ in range(5):
             refusals.note(QueueFullError("full"))
         refusals.note(QuotaExceededError("too many"))
@@ -45,14 +45,14 @@ def test_every_reason_is_counted_and_overload_is_logged_now_and_then(clock: Manu
 def test_reasons_that_are_not_ours_share_a_label() -> None:
     metrics = Metrics()
     for reason in ("NEWER", "NEWEST"):
-        metrics.refused(reason)
+        metrics.sessions.refused(reason)
     assert _count(metrics, "other") == 2
     assert _count(metrics, "NEWER") is None
 
 
 def test_the_slab_is_watched() -> None:
     metrics = Metrics()
-    metrics.watch(slab_bytes=lambda: 640, slab_rows=lambda: 10)
+    metrics.sessions.watch(sessions=lambda: 0, state_bytes=lambda: 0, slab_bytes=lambda: 640, slab_rows=lambda: 10)
     assert metrics.registry.get_sample_value("cellserve_slab_bytes") == 640
     assert metrics.registry.get_sample_value("cellserve_slab_rows") == 10
 

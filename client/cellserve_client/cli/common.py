@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +15,16 @@ from rich.console import Console
 from rich.table import Table
 
 from cellserve.errors import CellServeError
+from cellserve_client.bearer import TOKEN_FILE_VARIABLE
+from cellserve_client.connection import ConnectionSettings
+from cellserve_client.tls import (
+    CA_VARIABLE,
+    CERT_VARIABLE,
+    KEY_VARIABLE,
+    SERVER_NAME_VARIABLE,
+    TLS_VARIABLE,
+    TlsSettings,
+)
 
 DEFAULT_ADDRESS = "localhost:50051"
 ADDRESS_VARIABLE = "CELLSERVE_ADDRESS"
@@ -43,7 +54,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
 
 
 def server_options(function: Function) -> Function:
-    """``--address`` and ``--timeout``."""
+    """``--address``, ``--timeout`` and ``security_options``; ``connection(address, timeout_s)`` puts them together."""
     address = click.option(
         "--address",
         envvar=ADDRESS_VARIABLE,
@@ -63,7 +74,67 @@ def server_options(function: Function) -> Function:
         metavar="SECONDS",
         help="How long to wait for an answer.",
     )
-    return address(timeout(function))
+    return address(timeout(security_options(function)))
+
+
+def security_options(function: Function) -> Function:
+    """``--tls``, ``--tls-ca``, ``--tls-cert``, ``--tls-key``, ``--tls-server-name`` and ``--token-file``.
+
+    The command does not get their values: ``connection`` does.
+    """
+    options = (
+        _kept("--tls/--no-tls", TLS_VARIABLE, None, "Speak TLS; any of the next four does too."),
+        _kept("--tls-ca", CA_VARIABLE, "FILE", "Whom to trust, in PEM.  [default: those that this machine trusts]"),
+        _kept("--tls-cert", CERT_VARIABLE, "FILE", "Your own certificate, in PEM, for a server that asks for one."),
+        _kept("--tls-key", KEY_VARIABLE, "FILE", "Its key."),
+        _kept("--tls-server-name", SERVER_NAME_VARIABLE, "NAME", "The name that the server's certificate is for."),
+        _kept("--token-file", TOKEN_FILE_VARIABLE, "FILE", "The file with the token that says who you are."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def connection(address: str, timeout_s: float) -> ConnectionSettings:
+    """How the command that runs is to connect: as its ``security_options`` say.
+
+    Raises:
+        FieldInvalidError: an option is not of its form.
+    """
+    given = click.get_current_context().meta
+    tls: bool | None = given[_key("--tls")]
+    names = ("--tls-ca", "--tls-cert", "--tls-key", "--tls-server-name")
+    values: list[str | None] = [given[_key(name)] or None for name in names]
+    token_file: str | None = given[_key("--token-file")]
+    return ConnectionSettings(
+        address,
+        timeout_s=timeout_s,
+        tls=TlsSettings(*values) if tls is not False and any(values) else bool(tls),
+        token=Path(token_file) if token_file else "",
+    )
+
+
+def _kept(flag: str, variable: str, metavar: str | None, help_text: str) -> Callable[[Function], Function]:
+    """An option whose value is kept beside the parameters: commands need not pass on what they do not use."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: object) -> None:
+        context.meta[_key(flag)] = value
+
+    return click.option(
+        flag,
+        default=None,
+        envvar=variable,
+        show_envvar=True,
+        metavar=metavar,
+        expose_value=False,
+        callback=keep,
+        help=help_text,
+    )
+
+
+def _key(flag: str) -> str:
+    """Under which an option's value is kept."""
+    return f"cellserve {flag.partition('/')[0]}"
 
 
 def json_option(function: Function) -> Function:
@@ -76,11 +147,12 @@ def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints a table on standard output."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers_from: int | None = None) -> None:
+    """Prints a table on standard output; from the column ``numbers_from`` on it has numbers, which end together."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index, column in enumerate(columns):
+        is_number = numbers_from is not None and index >= numbers_from
+        table.add_column(column, overflow="fold", justify="right" if is_number else "left")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console().print(table)

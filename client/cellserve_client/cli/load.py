@@ -2,31 +2,201 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBar
 
 from cellserve_client.cli.common import (
     ADDRESS_VARIABLE,
     DEFAULT_ADDRESS,
     EXIT_FAILED,
-    json_option,
-    print_fields,
-    print_json,
+    EXIT_INTERRUPTED,
+    connection,
     run,
+    security_options,
 )
-from cellserve_client.load import LoadPlan, LoadReport, Progress, run_load
-from cellserve_client.load.runner import MAX_SECONDS, MAX_SESSIONS
+from cellserve_client.cli.load_compare import main as compare
+from cellserve_client.cli.load_output import Outputs, print_trial, run_with_progress
+from cellserve_client.load import LoadDocument, LoadPlan
+from cellserve_client.load.find_max import find_max as search_rate
+from cellserve_client.load.plan import MAX_PROCESSES, MAX_SECONDS, MAX_SESSIONS, Arrivals, Transport
+from cellserve_client.load.stages import parse_stage
+from cellserve_client.load.verdict import INTERRUPTED
+
+EXIT_OBJECTIVE_MISSED = 3
+AUTO = "auto"
+COMPARE = "compare"
+
+Function = TypeVar("Function", bound=Callable[..., int])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure how many steps a second a server does."""
+    """Load a server: closed or open loop, percentiles, objectives, the highest rate."""
+    if arguments[:1] == [COMPARE]:  # No address: it has no port.
+        return compare(arguments[1:])
     return run(load, "cellserve load", arguments)
+
+
+def _level_options(function: Function) -> Function:
+    seconds = click.FloatRange(0, MAX_SECONDS)
+    options = (
+        click.option(
+            "--sessions",
+            type=click.IntRange(1, MAX_SESSIONS),
+            default=64,
+            show_default=True,
+            help="Open at once. Without --rate each sends its next request when the last one is answered.",
+        ),
+        click.option(
+            "--rate",
+            type=float,
+            metavar="R",
+            help="Requests a second, due by a schedule whether or not the server keeps up: an open loop.",
+        ),
+        click.option(
+            "--arrivals",
+            type=click.Choice(["poisson", "constant"]),
+            default="poisson",
+            show_default=True,
+            help="With --rate: at random moments, or evenly.",
+        ),
+        click.option(
+            "--max-sessions", type=int, metavar="N", help="With --rate: open up to so many when all are busy."
+        ),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0.1, MAX_SECONDS),
+            default=10.0,
+            show_default=True,
+            help="How long to measure.",
+        ),
+        click.option(
+            "--warmup",
+            "warmup_s",
+            type=seconds,
+            default=1.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to send requests before measuring.",
+        ),
+        click.option(
+            "--ramp",
+            "ramp_s",
+            type=seconds,
+            default=0.0,
+            metavar="SECONDS",
+            help="How long each change of the number of sessions or of the rate takes, the first from nothing.",
+        ),
+        click.option(
+            "--stage",
+            "stages",
+            multiple=True,
+            metavar="STAGE",
+            help="A part of the measured time, 30s:256 (sessions) or 2m:500/s (requests a second); repeatable.",
+        ),
+    )
+    return _with(options, function)
+
+
+def _traffic_options(function: Function) -> Function:
+    options = (
+        click.option(
+            "--traffic",
+            default="step",
+            show_default=True,
+            metavar="KIND",
+            help="step, sequence, or mixed:SHARE with so large a share of single steps.",
+        ),
+        click.option(
+            "--transport",
+            type=click.Choice(["stream", "unary", "mixed"]),
+            default="stream",
+            show_default=True,
+            help="Single steps gathered in few messages, each a request of its own, or both.",
+        ),
+        click.option("--sequence-length", default="32", show_default=True, metavar="DIST", help="Steps of a sequence."),
+        click.option(
+            "--session-length",
+            metavar="DIST",
+            help="Steps after which a session is closed and another opened.  [default: never]",
+        ),
+        click.option(
+            "--think-time",
+            default="0",
+            show_default=True,
+            metavar="DIST",
+            help="Seconds between an answer and the session's next request; not with --rate.",
+        ),
+        click.option(
+            "--inputs",
+            type=click.Path(dir_okay=False),
+            metavar="FILE",
+            help="Play these: .npy or .csv with a row for each step, .npz with an array for each input.  "
+            "[default: random ones]",
+        ),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random."),
+        click.option(
+            "--processes",
+            default="1",
+            show_default=True,
+            metavar="N|auto",
+            help="Processes that send; auto: as many as this machine has cores.",
+        ),
+        click.option(
+            "--timeout",
+            "timeout_s",
+            type=float,
+            default=30.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Of one request.",
+        ),
+        click.option("--pinned", is_flag=True, help="Several servers without a store that they share."),
+        click.option("--proxied", is_flag=True, help="A proxy with replicas behind it."),
+    )
+    return _with(options, security_options(function))
+
+
+def _result_options(function: Function) -> Function:
+    file = click.Path(dir_okay=False, path_type=Path)
+    options = (
+        click.option("--slo", metavar="TERMS", help='An objective that decides the exit code: "p99<20ms,errors<0.1%".'),
+        click.option("--find-max", is_flag=True, help="Search the highest rate that holds the --slo."),
+        click.option(
+            "--trial-seconds",
+            type=click.FloatRange(0.1, MAX_SECONDS),
+            default=5.0,
+            show_default=True,
+            help="With --find-max: how long to measure each rate.",
+        ),
+        click.option(
+            "--metrics",
+            multiple=True,
+            metavar="URL",
+            help="The page of the server's metrics; repeatable.  [default: http://HOST:9464/metrics, if it is there]",
+        ),
+        click.option(
+            "--json",
+            "json_file",
+            is_flag=False,
+            flag_value="-",
+            metavar="[FILE]",
+            help="Print JSON for programs; or write it to FILE, which ends in .json.",
+        ),
+        click.option("--csv", "csv_file", type=file, metavar="FILE", help="Write the seconds as a table."),
+        click.option("--html", "html_file", type=file, metavar="FILE", help="Write a report as one page."),
+    )
+    return _with(options, function)
+
+
+def _with(options: Sequence[Callable[[Function], Function]], function: Function) -> Function:
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,33 +204,49 @@ def main(arguments: Sequence[str]) -> int:
 @click.option(
     "--model", help="Which model; needed unless the server has exactly one, beside those that clients defined."
 )
-@click.option(
-    "--sessions", type=click.IntRange(1, MAX_SESSIONS), default=64, show_default=True, help="Stepped at once."
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0.1, MAX_SECONDS),
-    default=10.0,
-    show_default=True,
-    help="How long to measure.",
-)
-@click.option(
-    "--warmup",
-    "warmup_s",
-    type=click.FloatRange(0, MAX_SECONDS),
-    default=1.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to step before measuring.",
-)
-@json_option
-def load(address: str, model: str | None, sessions: int, seconds: float, warmup_s: float, as_json: bool) -> int:
-    """Measure how many steps a second a server does.
+@_level_options
+@_traffic_options
+@_result_options
+def load(
+    address: str,
+    model: str | None,
+    sessions: int,
+    rate: float | None,
+    arrivals: Arrivals,
+    max_sessions: int | None,
+    seconds: float,
+    warmup_s: float,
+    ramp_s: float,
+    stages: tuple[str, ...],
+    traffic: str,
+    transport: Transport,
+    sequence_length: str,
+    session_length: str | None,
+    think_time: str,
+    inputs: str | None,
+    seed: int,
+    processes: str,
+    timeout_s: float,
+    pinned: bool,
+    proxied: bool,
+    slo: str | None,
+    find_max: bool,
+    trial_seconds: float,
+    metrics: tuple[str, ...],
+    json_file: str | None,
+    csv_file: Path | None,
+    html_file: Path | None,
+) -> int:
+    """Load a server with sessions, and measure its rate and its latencies.
 
-    It opens sessions and steps them in a closed loop with random inputs: each sends its next step when the last one
-    is answered. It prints the rate, the latencies and the errors by reason. The exit code is 1 when no step was
-    answered, when more than 1 % of the steps failed, or when the server was lost in the end: no step was answered in
-    the last 2 seconds. The report says which.
+    Without --rate it is a closed loop: each session sends its next request when the last one is answered. With --rate
+    requests are due by a schedule, and latencies run from when they were due: a server that stalls shows its stall.
+
+    DIST is a number, or uniform:LOW,HIGH, exponential:MEAN, lognormal:MEDIAN,SIGMA or poisson:MEAN.
+
+    The exit code is 0 when the test passed; 1 when it failed: no server, no request was answered, more than 1 % of them
+    failed (unless --slo says how many may), or the server was lost in the end; 3 when it passed and the --slo was not
+    held; 130 after Ctrl-C, which still reports.
 
     ADDRESS is where the server is, HOST:PORT, several with commas between, or dns:///NAME:PORT; localhost:50051 unless
     given here or as CELLSERVE_ADDRESS.
@@ -69,59 +255,55 @@ def load(address: str, model: str | None, sessions: int, seconds: float, warmup_
     Examples:
       cellserve load localhost:50051 --model speaker-id
       cellserve load localhost:50051 --model speaker-id --sessions 256 --seconds 30 --json
+      cellserve load --rate 500 --slo "p99<20ms,errors<0.1%" --html report.html
+      cellserve load --find-max --slo "p99<20ms"
+      cellserve load --ramp 5 --stage 30s:64 --stage 30s:256 --traffic mixed:0.9
+      cellserve load compare before.json after.json
     """
-    plan = LoadPlan(address, model, sessions, seconds, warmup_s)
-    report = _with_progress(plan)
-    if as_json:
-        print_json(report.document())
-    else:
-        _print_report(report)
-    return EXIT_FAILED if report.failure else 0
-
-
-def _with_progress(plan: LoadPlan) -> LoadReport:
-    """Runs the test, with a bar on standard error where that is a terminal."""
-    bar = ProgressBar(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[rate]:>9,.0f} steps/s  {task.fields[errors]:,} errors"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
+    outputs = Outputs(json_file, csv_file, html_file)
+    plan = LoadPlan(
+        replace(connection(address, timeout_s), pinned=pinned, proxied=proxied),
+        model=model,
+        sessions=sessions,
+        rate=rate,
+        arrivals=arrivals,
+        max_sessions=max_sessions,
+        seconds=trial_seconds if find_max else seconds,
+        warmup_s=warmup_s,
+        ramp_s=ramp_s,
+        stages=tuple(parse_stage(text) for text in stages),
+        traffic=traffic,
+        transport=transport,
+        sequence_length=sequence_length,
+        session_length=session_length,
+        think_time=think_time,
+        inputs=inputs,
+        processes=_process_count(processes, sessions),
+        timeout_s=timeout_s,
+        seed=seed,
+        slo=slo,
+        metrics=metrics or None,
     )
-    with bar:
-        task = bar.add_task("warm-up", total=plan.warmup_s + plan.seconds, rate=0.0, errors=0)
-
-        def show(progress: Progress) -> None:
-            bar.update(
-                task,
-                completed=progress.seconds,
-                description="warm-up" if progress.seconds < plan.warmup_s else "measuring",
-                rate=progress.steps_per_second,
-                errors=progress.errors,
-            )
-
-        return asyncio.run(run_load(plan, show))
+    document = _search(plan) if find_max else run_with_progress(plan)
+    outputs.give(document)
+    return _exit_code(document)
 
 
-def _print_report(report: LoadReport) -> None:
-    def milliseconds(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f} ms"
+def _search(plan: LoadPlan) -> LoadDocument:
+    return search_rate(plan, print_trial, run_with_progress)
 
-    print_fields(
-        [
-            ("server", report.address),
-            ("model", report.model),
-            ("sessions", report.sessions),
-            ("measured", f"{report.seconds:.1f} s"),
-            ("steps", f"{report.steps:,}"),
-            ("steps/s", f"{report.steps_per_second:,.0f}"),
-            ("p50", milliseconds(report.p50_ms)),
-            ("p99", milliseconds(report.p99_ms)),
-            ("p99.9", milliseconds(report.p999_ms)),
-            ("max", milliseconds(report.max_ms)),
-            ("errors", ", ".join(f"{reason} {count:,}" for reason, count in report.errors.items()) or "none"),
-            ("result", f"failed: {report.failure}" if report.failure else "passed"),
-        ]
-    )
+
+def _process_count(text: str, sessions: int) -> int:
+    if text == AUTO:
+        return min(os.cpu_count() or 1, sessions, MAX_PROCESSES)
+    if not text.isdecimal():
+        raise click.BadParameter(f"expected a number or {AUTO}; got {text!r}", param_hint="--processes")
+    return int(text)
+
+
+def _exit_code(document: LoadDocument) -> int:
+    if document.failure is not None:
+        return EXIT_INTERRUPTED if document.failure == INTERRUPTED else EXIT_FAILED
+    if document.find_max is not None:
+        return 0 if document.find_max.best_rate is not None else EXIT_OBJECTIVE_MISSED
+    return EXIT_OBJECTIVE_MISSED if document.slo is not None and not document.slo.held else 0

@@ -9,8 +9,8 @@ import click
 
 from cellserve.specs import ArraySpec
 from cellserve.states import LSTMStateTuple, Structure
-from cellserve_client import connect
 from cellserve_client.cli.common import (
+    connection,
     json_option,
     print_fields,
     print_json,
@@ -44,7 +44,7 @@ def models() -> None:
 @json_option
 def list_models(address: str, timeout_s: float, as_json: bool) -> None:
     """List every version of every model, with those that could not be loaded."""
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         found = server.models()
     if as_json:
         print_json([model_document(info) for info in found])
@@ -76,7 +76,7 @@ def show(name: str, version: int | None, address: str, timeout_s: float, as_json
 
     NAME is the model's name, such as speaker-id, or speaker-id/versions/1.
     """
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         info = server.model_info(name, version=version)
     if as_json:
         print_json(model_document(info))

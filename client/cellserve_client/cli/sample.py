@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import click
 import numpy as np
 
-from cellserve_client import connect
-from cellserve_client.cli.common import json_option, print_json, run, server_options
+from cellserve_client.cli.common import connection, json_option, print_json, run, server_options
 from cellserve_client.client import Server
 from cellserve_client.writing import Alphabet, Written, beam_search, write
 
@@ -104,7 +103,7 @@ def sample(
     if temperature is not None and not math.isfinite(temperature):
         raise click.BadParameter("expected a finite number", param_hint="--temperature")
     task = Task(prompt, length, as_json)
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         if beam is None:
             chosen_seed = int(np.random.default_rng().integers(2**32)) if seed is None else seed
             _draw(server, model, task, DEFAULT_TEMPERATURE if temperature is None else temperature, chosen_seed)

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from cellserve.states import NestedState
-from cellserve_client import connect
 from cellserve_client.cli.common import (
+    connection,
     json_option,
     print_fields,
     print_json,
@@ -57,7 +57,7 @@ def sessions() -> None:
 @json_option
 def list_sessions(model: str | None, limit: int, address: str, timeout_s: float, as_json: bool) -> None:
     """List sessions, ordered by id."""
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         # One more than asked for tells whether there are more.
         found = server.sessions(model=model, limit=limit + 1)
     shown, more = found[:limit], len(found) > limit
@@ -88,7 +88,7 @@ def list_sessions(model: str | None, limit: int, address: str, timeout_s: float,
 @json_option
 def show(session_id: str, with_state: bool, address: str, timeout_s: float, as_json: bool) -> None:
     """Show one session. Looking does not renew its expiry."""
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         document = session_document(server.session_info(session_id))
         if with_state:
             document["state"] = state_document(server.open_session(session_id).state())
@@ -104,7 +104,7 @@ def show(session_id: str, with_state: bool, address: str, timeout_s: float, as_j
 @json_option
 def delete(session_ids: tuple[str, ...], address: str, timeout_s: float, as_json: bool) -> None:
     """Delete sessions. It stops at the first that is not there."""
-    with connect(address, timeout_s=timeout_s) as server:
+    with connection(address, timeout_s).connect() as server:
         for session_id in session_ids:
             server.delete_session(session_id)
     if as_json:

@@ -7,7 +7,8 @@ import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import Message
 
@@ -19,6 +20,7 @@ from cellserve.errors import (
     RunCancelledError,
 )
 from cellserve_client.address import Address, parse_addresses
+from cellserve_client.bearer import BearerToken
 from cellserve_client.deadlines import Deadline
 from cellserve_client.fleet.made_models import MadeModels
 from cellserve_client.fleet.pursuit import Pursuit, is_being_cancelled
@@ -30,12 +32,16 @@ from cellserve_client.models import ModelInfo
 from cellserve_client.outcomes import Attempts
 from cellserve_client.retry import RetryPolicy
 from cellserve_client.streaming.mux import Mux
+from cellserve_client.tls import TlsSettings
 from cellserve_client.transport import (
     DEFAULT_MAX_MESSAGE_BYTES,
     DEFAULT_TIMEOUT_S,
     Settings,
     checked_timeout,
 )
+
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
 
 # A replica whose address the name has lost is disconnected after this, in seconds: its last answers may still come.
 RETIRE_S = 60.0
@@ -60,11 +66,14 @@ class Fleet:
         coalesce: whether the steps of many sessions go out as few messages on one stream.
         pinned: each session stays with the first replica of its order, be it down.
         proxied: the one address is that of a proxy with replicas behind it.
+        tls: None: the servers are spoken to in the clear.
+        token: shown to them; None: none is.
+        tracing: makes spans of requests; None: nobody traces.
         clock, sleep, randomness, resolve: handed in for tests.
 
     Attributes:
         address: as given.
-        timeout_s, max_message_bytes, coalesce, clock, sleep: as given.
+        timeout_s, max_message_bytes, coalesce, tracing, clock, sleep: as given.
         is_pinned, is_proxied: as given.
         is_many: whether there are several replicas, or may be.
         replicas: by their numbers.
@@ -72,7 +81,7 @@ class Fleet:
         made_models: the models that this client has described.
 
     Raises:
-        FieldInvalidError: the address or a number is not of its form.
+        FieldInvalidError: the address or a number is not of its form, or the token would be sent for all to read.
     """
 
     def __init__(
@@ -85,6 +94,9 @@ class Fleet:
         coalesce: bool = True,
         pinned: bool = False,
         proxied: bool = False,
+        tls: TlsSettings | None = None,
+        token: BearerToken | None = None,
+        tracing: Tracing | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         randomness: random.Random | None = None,
@@ -94,6 +106,11 @@ class Fleet:
         self.is_many = len(found.fixed) != 1
         if proxied and (self.is_many or pinned):
             raise FieldInvalidError("proxied: expected one address, that of the proxy, and not pinned")
+        if found.name is not None and tls is not None and tls.server_name is None:
+            tls = replace(tls, server_name=found.name.host)  # Certificates are for the name, not for its addresses.
+        if token is not None:
+            for place in found.fixed if found.name is None else (found.name,):
+                token.require_private(place, tls is not None)
         self._settings = Settings(
             checked_timeout(timeout_s),
             policy or RetryPolicy(),
@@ -102,11 +119,15 @@ class Fleet:
             clock,
             sleep,
             randomness or random.Random(),
+            tls,
+            token,
+            tracing,
         )
         self.address = address.strip()
         self.timeout_s = self._settings.timeout_s
         self.max_message_bytes = max_message_bytes
         self.coalesce = coalesce
+        self.tracing = tracing
         self.clock = clock
         self.sleep = sleep
         self.is_pinned = pinned

@@ -172,7 +172,7 @@ class SessionGroup:
             by_index = dict(zip(run.members[positions].tolist(), positions.tolist(), strict=True))
             errors = {by_index[index]: error for index, error in closed.items()}
             positions = np.setdiff1d(positions, list(errors))
-        broken = await run.send(stream, part.number, positions, deadline)
+        broken = await run.send(stream, part.number, positions, deadline, self._fleet.tracing)
         if broken is not None:
             errors.update(dict.fromkeys(run.unanswered(positions).tolist(), broken))
         if run.errors:

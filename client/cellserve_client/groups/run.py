@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from cellserve_client.deadlines import Deadline
 from cellserve_client.streaming.columns import StepColumns, draw_run_ids
 from cellserve_client.streaming.lanes import Outcome, verdict_of
 from cellserve_client.streaming.stream import Request, StepStream
+
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
 
 # Messages of one group under way at once: the server works on some while others are made or read here.
 MAX_MESSAGES = 4
@@ -61,7 +65,14 @@ class GroupRun:
         """Whether nothing of it is under way."""
         return not self._under_way
 
-    async def send(self, stream: StepStream, group: int, positions: Array, deadline: Deadline) -> CellServeError | None:
+    async def send(
+        self,
+        stream: StepStream,
+        group: int,
+        positions: Array,
+        deadline: Deadline,
+        tracing: Tracing | None,
+    ) -> CellServeError | None:
         """Sends some positions on a stream on which they are open, and waits for what comes of them.
 
         Args:
@@ -69,11 +80,12 @@ class GroupRun:
             group: the group's number there.
             positions: which; all of one place.
             deadline: of the whole.
+            tracing: tells which trace the caller is in; None: nobody traces.
 
         Returns:
             Why the stream broke, if it did: then some of the positions may have no outcome.
         """
-        part = _Part(stream, group)
+        part = _Part(stream, group, tracing)
         for position in positions.tolist():
             self.errors.pop(position, None)
         self.outcome[positions] = UNANSWERED
@@ -98,6 +110,9 @@ class GroupRun:
         timeout_ms = max(int(deadline.remaining_s() * 1000) + 1, 1)
         steps.timeouts_ms.extend([timeout_ms] * len(positions))
         steps.inputs.extend(_rows(column, positions).tobytes() for column in self._inputs)
+        tracing = part.tracing
+        if tracing is not None:
+            tracing.mark(steps, [tracing.of_caller()])  # One caller has them all stepped: the first stands for them.
         self._under_way.add(message)
         part.under_way += 1
         stream.expect(message.seq, message)
@@ -183,9 +198,10 @@ class _Part:
         progress: told when one of them is answered to its end, or the stream has ended.
     """
 
-    def __init__(self, stream: StepStream, group: int) -> None:
+    def __init__(self, stream: StepStream, group: int, tracing: Tracing | None) -> None:
         self.stream = stream
         self.group = group
+        self.tracing = tracing
         self.under_way = 0
         self.broken: CellServeError | None = None
         self.progress: asyncio.Future[None] | None = None

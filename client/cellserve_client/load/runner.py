@@ -1,109 +1,110 @@
-"""Sessions in a closed loop: each sends its next step when the last one is answered."""
+"""Runs a load test and puts its document together."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-import numpy as np
-
-from cellserve.errors import CellServeError, FieldInvalidError, ModelNotFoundError
-from cellserve.specs import ArraySpec
-from cellserve.tensors import Array
+from cellserve.errors import ModelNotFoundError
 from cellserve_client import aio
-from cellserve_client.arrays import Inputs
-from cellserve_client.load.report import LoadReport, Recorder, report_of
+from cellserve_client.load.collector import Collector, Progress
+from cellserve_client.load.crew import Crew, first_of
+from cellserve_client.load.document import LoadDocument, Target
+from cellserve_client.load.inputs import read_inputs
+from cellserve_client.load.metrics_watch import MetricsWatch, begin_watch
+from cellserve_client.load.objective import judge, parse_objective
+from cellserve_client.load.plan import LoadPlan
+from cellserve_client.load.verdict import INTERRUPTED, client_of, failed_share, failure_of
 from cellserve_client.models import ModelInfo
 
-MAX_SESSIONS = 100_000
-MAX_SECONDS = 86_400.0
-INPUTS_PER_SESSION = 16
-PAUSE_AFTER_ERROR_S = 0.05
-PROGRESS_INTERVAL_S = 0.25
-OPENING_AT_ONCE = 64
-CLOSE_TIMEOUT_S = 5.0
-# How long the answers of the last steps are waited for: a server that is lost would be asked again for much longer.
-LAST_ANSWERS_S = 5.0
+PROGRESS_INTERVAL_S = 0.5
+
+OnProgress = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class LoadPlan:
-    """What to do.
-
-    Attributes:
-        address: as ``connect`` takes it.
-        model: a model's name; None: the server's only one, beside those that clients defined.
-        sessions: how many are stepped at once.
-        seconds: how long is measured.
-        warmup_s: how long they are stepped before.
-        timeout_s: of one step.
-        seed: of the inputs.
-
-    Raises:
-        FieldInvalidError: a number is out of its range.
-    """
-
-    address: str
-    model: str | None = None
-    sessions: int = 64
-    seconds: float = 10.0
-    warmup_s: float = 1.0
-    timeout_s: float = 30.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.sessions <= MAX_SESSIONS:
-            raise FieldInvalidError(f"sessions: expected 1 to {MAX_SESSIONS}; got {self.sessions}")
-        if not 0 < self.seconds <= MAX_SECONDS:
-            raise FieldInvalidError(f"seconds: expected above 0, at most {MAX_SECONDS:g}; got {self.seconds}")
-        if not 0 <= self.warmup_s <= MAX_SECONDS:
-            raise FieldInvalidError(f"warmup_s: expected 0 to {MAX_SECONDS:g}; got {self.warmup_s}")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a test is.
-
-    Attributes:
-        seconds: since it began, the warm-up included.
-        steps_per_second: since the last report.
-        steps: measured so far.
-        errors: so far.
-    """
-
-    seconds: float
-    steps_per_second: float
-    steps: int
-    errors: int
-
-
-async def run_load(plan: LoadPlan, on_progress: Callable[[Progress], None]) -> LoadReport:
+def run_load(plan: LoadPlan, on_progress: OnProgress | None = None) -> LoadDocument:
     """Runs a test to its end. Sessions that it made are deleted, as far as the server still answers.
 
+    Ctrl-C ends it early: the document says so as its failure. A second one raises ``KeyboardInterrupt``.
+
     Args:
-        on_progress: called a few times a second.
+        on_progress: called twice a second.
 
     Raises:
-        CellServeError: the test could not begin: no server, no such model. Later failures are counted.
+        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it. Later failures
+            are counted.
     """
-    async with aio.connect(plan.address, timeout_s=plan.timeout_s) as server:
-        model = await _choose_model(server, plan.model)
-        test = _Test(plan, model)
-        began = time.monotonic()
-        test.measure_from, test.end = began + plan.warmup_s, began + plan.warmup_s + plan.seconds
-        reporting = asyncio.create_task(_report(test, began, on_progress))
+
+    async def run() -> LoadDocument:
+        stopping = asyncio.Event()
+        with _interrupts(stopping):
+            return await _run(plan, on_progress, stopping)
+
+    return asyncio.run(run())
+
+
+async def run_load_async(plan: LoadPlan, on_progress: OnProgress | None = None) -> LoadDocument:
+    """As ``run_load``, within an event loop. When it is cancelled the processes that send end first."""
+    return await _run(plan, on_progress, asyncio.Event())
+
+
+@contextlib.contextmanager
+def _interrupts(stopping: asyncio.Event) -> Iterator[None]:
+    """Has the first Ctrl-C set an event; those after it do what they did before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop() -> None:
+        stopping.set()
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
+
+    loop.add_signal_handler(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)
+
+
+async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio.Event) -> LoadDocument:
+    model = await _look_at(plan)
+    watch = await begin_watch(plan)
+    collector = Collector(plan.measured_s)
+    async with Crew(plan, model.resource_name, collector.add) as crew:
+        began = await crew.begin(stopping)
+        started = datetime.now(UTC) + timedelta(seconds=began + plan.before_s - time.monotonic())
+        beside = [asyncio.create_task(_show_progress(plan, collector, began, on_progress))]
+        if watch is not None:
+            beside.append(asyncio.create_task(watch.watch(began + plan.before_s, plan.measured_s, time.monotonic)))
         try:
-            # A group waits for all its tasks, even when it is interrupted: they delete their sessions.
-            async with asyncio.TaskGroup() as group:
-                for index in range(plan.sessions):
-                    group.create_task(test.loop(index))
+            stopped_at = await _until_finished(crew, stopping)
         finally:
-            reporting.cancel()
-        seconds = test.stepped_until - test.measure_from
-        return report_of(plan.address, model.info.resource_name, plan.sessions, seconds, test.recorder, test.end)
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+        for task in beside:
+            if not task.cancelled():
+                task.result()  # What went wrong in it is not kept secret.
+    return await _document(plan, model, collector, watch, began, started, stopped_at)
+
+
+async def _look_at(plan: LoadPlan) -> ModelInfo:
+    """The model; the inputs are read once here, so that what is wrong with them is told before processes start."""
+    async with plan.connection.connect_aio() as server:
+        info = (await _choose_model(server, plan.model)).info
+    if plan.inputs is not None:
+        read_inputs(Path(plan.inputs), info)
+    return info
 
 
 async def _choose_model(server: aio.Server, name: str | None) -> aio.Model:
@@ -127,98 +128,67 @@ async def _choose_model(server: aio.Server, name: str | None) -> aio.Model:
     return await server.model(names.pop())
 
 
-async def _report(test: _Test, began: float, on_progress: Callable[[Progress], None]) -> None:
-    last, last_steps = began, 0
-    while True:
+async def _until_finished(crew: Crew, stopping: asyncio.Event) -> float | None:
+    """Waits for the end. Returns when it was stopped before, in the clock's seconds; None: it was not."""
+    finishing = asyncio.ensure_future(crew.finished())
+    await first_of(finishing, stopping)
+    if not stopping.is_set():
+        return None
+    stopped_at = time.monotonic()
+    crew.stop()
+    await crew.finished()
+    return stopped_at
+
+
+async def _show_progress(plan: LoadPlan, collector: Collector, began: float, on_progress: OnProgress | None) -> None:
+    while on_progress is not None:
         await asyncio.sleep(PROGRESS_INTERVAL_S)
-        now, steps = time.monotonic(), test.all_steps
-        rate = (steps - last_steps) / (now - last)
-        on_progress(Progress(now - began, rate, test.recorder.steps, test.recorder.errors.total()))
-        last, last_steps = now, steps
+        seconds = time.monotonic() - began
+        on_progress(collector.progress(seconds, plan.before_s + plan.measured_s, seconds > plan.before_s))
 
 
-class _Test:
-    """A test under way."""
-
-    def __init__(self, plan: LoadPlan, model: aio.Model) -> None:
-        self.recorder = Recorder()
-        self.all_steps = 0
-        self.measure_from = 0.0
-        self.end = 0.0
-        self.stepped_until = 0.0
-        self._plan = plan
-        self._model = model
-        self._opening = asyncio.Semaphore(OPENING_AT_ONCE)
-
-    async def loop(self, index: int) -> None:
-        """One session from its beginning to its end, and another one in its place should it be lost."""
-        inputs = random_inputs(self._model.info, INPUTS_PER_SESSION, np.random.default_rng([self._plan.seed, index]))
-        while time.monotonic() < self.end:
-            try:
-                async with self._opening:
-                    session = await self._open()
-            except CellServeError as error:
-                await self._failed(error)
-                continue
-            try:
-                await self._step_until_lost(session, inputs)
-            finally:
-                self.stepped_until = time.monotonic()
-                await self._close(session)
-        self.stepped_until = max(self.stepped_until, self.end)
-
-    async def _open(self) -> aio.Session:
-        opening = asyncio.create_task(self._model.session(timeout_s=self._timeout_s()).open())
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            # Interrupted in between: what the server is making has to be deleted all the same, if it is made.
-            with contextlib.suppress(CellServeError):
-                await self._close(await opening)
-            raise
-
-    async def _step_until_lost(self, session: aio.Session, inputs: list[Inputs]) -> None:
-        count = 0
-        while (began := time.monotonic()) < self.end:
-            try:
-                await session.step(inputs[count % len(inputs)], timeout_s=self._timeout_s())
-            except CellServeError as error:
-                await self._failed(error)
-                return
-            count += 1
-            self.all_steps += 1
-            answered = time.monotonic()
-            self.recorder.last_answer = answered
-            if began >= self.measure_from:
-                self.recorder.step(answered - began)
-
-    def _timeout_s(self) -> float:
-        """What a request gets, so that the test ends when it should."""
-        return min(self._plan.timeout_s, max(self.end - time.monotonic(), 0.0) + LAST_ANSWERS_S)
-
-    async def _failed(self, error: CellServeError) -> None:
-        """Counts a failure; the pause keeps a server that refuses at once from being asked in a tight loop."""
-        self.recorder.error(error)
-        if time.monotonic() >= self.measure_from:
-            self.recorder.failed_steps += 1
-        await asyncio.sleep(min(PAUSE_AFTER_ERROR_S, max(self.end - time.monotonic(), 0.0)))
-
-    async def _close(self, session: aio.Session) -> None:
-        try:
-            await session.close(timeout_s=CLOSE_TIMEOUT_S)
-        except CellServeError as error:
-            self.recorder.error(error)  # It will expire by itself.
-
-
-def random_inputs(info: ModelInfo, count: int, random: np.random.Generator) -> list[Inputs]:
-    """So many inputs of one step: normal numbers, or ids where the model takes ids."""
-
-    def draw(spec: ArraySpec) -> Array:
-        if spec.dtype.kind == "i":
-            ids: Array = random.integers(0, info.vocabulary_size or 1, spec.shape, dtype=spec.dtype.type)
-            return np.asarray(ids, spec.dtype)
-        return np.asarray(random.standard_normal(spec.shape), spec.dtype)
-
-    if len(info.inputs) == 1:
-        return [draw(info.inputs[0]) for _ in range(count)]
-    return [{spec.name: draw(spec) for spec in info.inputs} for _ in range(count)]
+async def _document(
+    plan: LoadPlan,
+    model: ModelInfo,
+    collector: Collector,
+    watch: MetricsWatch | None,
+    began: float,
+    started: datetime,
+    stopped_at: float | None,
+) -> LoadDocument:
+    measure_from = began + plan.before_s
+    end = max(measure_from + plan.measured_s if stopped_at is None else stopped_at, measure_from)
+    # Answers that came after the end took server time too.
+    seconds = max(end, collector.last_measured or end) - measure_from
+    totals = collector.totals(seconds, end - measure_from if plan.is_open else None)
+    latencies = collector.latencies()
+    slo = None
+    if plan.slo is not None:
+        slo = judge(plan.slo, latencies, failed_share(totals), totals.requests_per_second)
+    failure = failure_of(
+        totals,
+        end=end,
+        last_answer=collector.last_answer,
+        last_failure=collector.last_failure,
+        judges_errors=plan.slo is not None and any(limit.what == "errors" for limit in parse_objective(plan.slo)),
+    )
+    return LoadDocument(
+        settings=plan.settings(),
+        server=Target(plan.connection.address, model.resource_name),
+        started=started.isoformat(timespec="milliseconds"),
+        seconds=round(seconds, 3),
+        mode="open" if plan.is_open else "closed",
+        totals=totals,
+        latency_ms=latencies.summary(),
+        service_ms=(collector.services() if plan.is_open else latencies).summary(),
+        percentiles=latencies.percentiles(),
+        histogram=latencies.encoded(),
+        by_kind=collector.by_kind(),
+        timeline=collector.timeline(plan.is_open),
+        errors=dict(sorted(collector.errors.items())),
+        server_metrics=None if watch is None else await watch.result(collector.all_steps),
+        client=client_of(plan.processes, collector.busiest_cpu_share(), collector.loop_lag_p99_ms(), plan.is_open),
+        stages=plan.parts,
+        slo=slo,
+        failure=INTERRUPTED if stopped_at is not None else failure,
+    )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import weakref
 from enum import Enum, auto
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from cellserve.errors import CellServeError
 from cellserve_client.outcomes import was_surely_not_applied
 from cellserve_client.streaming.columns import StepBytes, StepColumns
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
 
 NO_HANDLE = -1
 
@@ -138,6 +141,7 @@ class Lane:
         run_id: that of a run that was sent before; 0: one is drawn.
         may_be_applied: it was sent on a stream that broke.
         late: what came of it when its caller had given up and had not said so yet.
+        trace: that its caller is in; None: none that is sampled.
     """
 
     __slots__ = (
@@ -154,6 +158,7 @@ class Lane:
         "run_id",
         "step_count",
         "timeout_s",
+        "trace",
         "uid",
         "waiter",
     )
@@ -173,6 +178,7 @@ class Lane:
         self.run_id = 0
         self.may_be_applied = False
         self.late: Verdict | None = None
+        self.trace: SpanContext | None = None
 
     @property
     def is_waited_for(self) -> bool:

@@ -13,7 +13,7 @@ import math
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc.aio
 
@@ -39,6 +39,9 @@ from cellserve_client.streaming.link import Link
 from cellserve_client.streaming.stream import Request, StepStream
 from cellserve_client.streaming.window import SendWindow
 
+if TYPE_CHECKING:
+    from cellserve_client.tracing import Tracing
+
 # From so many steps on the first message is cut in two.
 HALVED_FROM = 32
 SHORTEST_SWEEP_S = 0.001
@@ -55,6 +58,8 @@ class Wire(Protocol):
     def sleep(self) -> Callable[[float], Awaitable[None]]: ...
     @property
     def retrier(self) -> Retrier: ...
+    @property
+    def tracing(self) -> Tracing | None: ...
     def stream_error(self, rpc_error: grpc.aio.AioRpcError) -> CellServeError: ...
     def too_late(self, timeout_s: float) -> DeadlineExceededError: ...
     def leaves_stream(self, error: CellServeError) -> bool: ...
@@ -79,6 +84,7 @@ class Mux:
         )
         self._wire = wire
         self._clock = wire.clock
+        self._tracing = wire.tracing
         self._groups: weakref.WeakValueDictionary[tuple[str, int], LaneGroup] = weakref.WeakValueDictionary()
         self._ready: dict[LaneGroup, None] = {}  # those with steps to send, in the order of their turns
         self._handles = LaneHandles(self._note_opened)
@@ -216,7 +222,10 @@ class Mux:
         stream.expect(message.seq, message)
         self._sent[message.seq] = message
         self._window.note_sent(message.seq, count)
-        return message.request()
+        request = message.request()
+        if self._tracing is not None:
+            self._tracing.mark(request.steps, [lane.trace for lane in lanes])
+        return request
 
     def _cancel(self, seq: int, group: int, position: int) -> None:
         assert self.link.current is not None, "what was sent was sent on a stream"

@@ -78,7 +78,7 @@ class Opened(_message.Message):
     def __init__(self, seq: _Optional[int] = ..., group: _Optional[int] = ..., model: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., uids: _Optional[_Iterable[str]] = ..., step_counts: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[PositionError, _Mapping]]] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
 
 class Steps(_message.Message):
-    __slots__ = ("seq", "group", "handles", "expected_steps", "run_ids", "timeouts_ms", "inputs")
+    __slots__ = ("seq", "group", "handles", "expected_steps", "run_ids", "timeouts_ms", "inputs", "traces")
     SEQ_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
     HANDLES_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,7 @@ class Steps(_message.Message):
     RUN_IDS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUTS_MS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TRACES_FIELD_NUMBER: _ClassVar[int]
     seq: int
     group: int
     handles: _containers.RepeatedScalarFieldContainer[int]
@@ -93,7 +94,8 @@ class Steps(_message.Message):
     run_ids: _containers.RepeatedScalarFieldContainer[int]
     timeouts_ms: _containers.RepeatedScalarFieldContainer[int]
     inputs: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, seq: _Optional[int] = ..., group: _Optional[int] = ..., handles: _Optional[_Iterable[int]] = ..., expected_steps: _Optional[_Iterable[int]] = ..., run_ids: _Optional[_Iterable[int]] = ..., timeouts_ms: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    traces: _containers.RepeatedCompositeFieldContainer[PositionTrace]
+    def __init__(self, seq: _Optional[int] = ..., group: _Optional[int] = ..., handles: _Optional[_Iterable[int]] = ..., expected_steps: _Optional[_Iterable[int]] = ..., run_ids: _Optional[_Iterable[int]] = ..., timeouts_ms: _Optional[_Iterable[int]] = ..., inputs: _Optional[_Iterable[bytes]] = ..., traces: _Optional[_Iterable[_Union[PositionTrace, _Mapping]]] = ...) -> None: ...
 
 class Stepped(_message.Message):
     __slots__ = ("seq", "group", "positions", "step_counts", "outputs", "errors", "status", "replayed")
@@ -122,6 +124,16 @@ class PositionError(_message.Message):
     position: int
     status: _status_pb2.Status
     def __init__(self, position: _Optional[int] = ..., status: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class PositionTrace(_message.Message):
+    __slots__ = ("position", "traceparent", "tracestate")
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    position: int
+    traceparent: str
+    tracestate: str
+    def __init__(self, position: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("seq", "group", "positions")

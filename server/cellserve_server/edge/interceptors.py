@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
@@ -23,7 +23,11 @@ from cellserve.errors import (
 )
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.incidents import internal_error
-from cellserve_server.metrics import Metrics, RpcMetrics
+from cellserve_server.metrics import MethodMetrics, RpcMetrics
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.rpcs import RpcTrace
+    from cellserve_server.tracing.tracing import Tracing
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
@@ -53,6 +57,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         max_rpcs: RPCs of our services under way at once.
         max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
         retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
+        tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
         active: RPCs of our services that are under way.
@@ -60,7 +65,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
-        metrics: Metrics,
+        metrics: RpcMetrics,
         refusals: Refusals,
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
@@ -68,8 +73,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         max_rpcs: int,
         max_message_bytes: int,
         retry_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
         self.active = 0
+        self.tracing = tracing
         self.refusals = refusals
         self._metrics = metrics
         self._new_id = new_id
@@ -103,7 +110,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
-        call = _Call(self, method, RpcMetrics(self._metrics, _type_of(handler), service, name))
+        call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
         decode = _counting_decoder(handler, call, self._max_message_bytes)
         encode = _counting_encoder(handler, call)
         if handler.request_streaming and handler.response_streaming:
@@ -142,11 +149,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One method's way through the interceptor."""
 
-    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: RpcMetrics) -> None:
+    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics) -> None:
         self.method = method
         self.metrics = metrics
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
+        self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
@@ -199,6 +207,10 @@ class _Outcome:
         self._context = context
         self._entered = False
         self._started = time.perf_counter()
+        self._tracing: RpcTrace | None = None
+        tracing = call.tracing
+        if tracing is not None:
+            self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
 
     async def __aenter__(self) -> None:
         try:
@@ -212,7 +224,10 @@ class _Outcome:
         seconds = time.perf_counter() - self._started
         if isinstance(error, NotImplementedError):
             error = self._call.not_implemented(error)
-        self._call.metrics.handled(_go_name(self._code(error)), seconds)
+        code = self._code(error)
+        self._call.metrics.handled(_go_name(code), seconds)
+        if self._tracing is not None:
+            self._tracing.end(code.name)
         if isinstance(error, CellServeError):
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from cellserve.errors import CellServeError, QueueFullError, QuotaExceededError
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import SessionMetrics
 
 LOGGED_REASONS = (QueueFullError.reason, QuotaExceededError.reason)
 LOG_INTERVAL_S = 10.0
@@ -21,7 +21,7 @@ class Refusals:
         clock: seconds, never going back; a reason is logged at most once in ``LOG_INTERVAL_S``.
     """
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], float]) -> None:
+    def __init__(self, metrics: SessionMetrics, clock: Callable[[], float]) -> None:
         self._metrics = metrics
         self._clock = clock
         self._log = structlog.get_logger("cellserve.refusals")

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -45,11 +45,15 @@ from cellserve_server.edge.run_requests import (
     step_of,
 )
 from cellserve_server.edge.streams import Streams
+from cellserve_server.engine.runs import Run, RunResult
 from cellserve_server.keeping.model_finder import ModelFinder
 from cellserve_server.keeping.operations import SessionOperations
 from cellserve_server.keys import SessionKey
 from cellserve_server.security import tenant_of
 from cellserve_server.sessions.session import Origin, Session
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.tracing import Tracing
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Answer = TypeVar("Answer", bound=Message)
@@ -65,6 +69,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         streams: serves StreamSteps.
         requests: the memory of request_ids.
         new_id: makes the ids of sessions whose clients did not.
+        tracing: makes spans of runs; None: nobody traces.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         streams: Streams,
         requests: RequestMemory,
         new_id: Callable[[], str],
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._models = models
@@ -83,6 +89,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         self._streams = streams
         self._requests = requests
         self._new_id = new_id
+        self._tracing = tracing
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -90,7 +97,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """One step without a session."""
         model = await self._models.resolve(tenant_of(context), request.model)
         run = run_of_call(request, model, self._caller_of(context), self._config)
-        result = await self._engine.execute(run)
+        result = await self._execute(run)
         return messages.CallResponse(
             outputs=step_outputs(model, result.outputs, run.rows), state=state_message(model, result.leaves)
         )
@@ -103,9 +110,11 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         inputs = [array[:, 0] for array in step.inputs]
         done = self._engine.step_at_once(session, session.life, inputs, step.expected_step, step.run_id)
         if done is not None:
+            if self._tracing is not None:
+                self._tracing.done_at_once()
             step_count, outputs = done
             return messages.StepResponse(outputs=step_outputs(model, outputs, rows), step_count=step_count)
-        result = await self._engine.execute(run_of_step(step, self._caller_of(context)))
+        result = await self._execute(run_of_step(step, self._caller_of(context)))
         return messages.StepResponse(
             outputs=step_outputs(model, result.outputs, rows), step_count=result.step_count, replayed=result.replayed
         )
@@ -122,7 +131,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         else:
             model = await self._models.resolve(tenant_of(context), request.model)
             run = run_of_plain_sequence(request, model, caller, self._config)
-        result = await self._engine.execute(run)
+        result = await self._execute(run)
         return messages.RunSequenceResponse(
             outputs=sequence_message(run.model, result),
             state=state_message(run.model, result.leaves),
@@ -259,6 +268,11 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         return await self._once(key.tenant, request, request.request_id, set_state)
 
     # -----------------------------------------------------------------------------------------------------------------
+
+    async def _execute(self, run: Run) -> RunResult:
+        if self._tracing is not None:
+            return await self._tracing.execute(run, self._engine.execute)
+        return await self._engine.execute(run)
 
     def _key_of(self, context: Context, name: str, field: str = "name") -> SessionKey:
         return SessionKey(tenant_of(context), session_id_of(name, field))

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from google.rpc import status_pb2
 
@@ -25,6 +26,10 @@ from cellserve_server.edge.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.edge.stream_groups import Group, Groups
 from cellserve_server.engine.engine import draining_error
 from cellserve_server.keeping.operations import SessionOperations
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.steps import StepsTrace
+    from cellserve_server.tracing.tracing import Tracing
 
 DELETIONS_PER_TURN = 256
 
@@ -41,6 +46,7 @@ class StepStream:
         groups: the stream's groups.
         client: whose stream it is, for fairness between clients.
         write: sends a message; returns when the transport has taken it.
+        tracing: makes spans of steps whose callers are traced; None: nobody traces.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class StepStream:
         groups: Groups,
         client: str,
         write: Callable[[Response], Awaitable[None]],
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._operations = operations
@@ -59,6 +66,7 @@ class StepStream:
         self._groups = groups
         self._submission = StepSubmission(operations, client)
         self._write = write
+        self._tracing = tracing
         self._notices: deque[Response] = deque()  # the drain notice: one at most
         self._outbox: deque[Outgoing] = deque()  # answers with something to send
         self._pending: dict[tuple[int, int], PendingSteps] = {}  # by (group, seq), for Cancel
@@ -226,26 +234,33 @@ class StepStream:
         self._answer(Response(opened=opened))
 
     async def _take_steps(self, request: stream_pb2.Steps) -> None:
+        tracing: StepsTrace | None = None
+        if self._tracing is not None:
+            tracing = self._tracing.steps(request.traces, len(request.handles))
         try:
             group = self._groups.get(request.group)
             self._check_columns(request)
             count = len(request.handles)
             inputs = group.columns.split(request.inputs, count)
             if count == 1 and (stepped := self._submission.at_once(group, request, inputs)) is not None:
+                if tracing is not None:
+                    tracing.done_at_once()
                 await self._answer_at_once(Response(stepped=stepped))
                 return
             absent = await self._submission.bring_back(group, request.handles)
             await self._wait_for_room(group, count)
         except CellServeError as error:
+            if tracing is not None:
+                tracing.refused(error)
             stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=self._refused(error))
             self._answer(Response(stepped=stepped))
             return
         if not count:
             self._answer(Response(stepped=stream_pb2.Stepped(seq=request.seq, group=request.group)))
             return
-        self._submission.submit(group, request, inputs, self._owed(group, request, count), absent)
+        self._submission.submit(group, request, inputs, self._owed(group, request, count, tracing), absent)
 
-    def _owed(self, group: Group, request: stream_pb2.Steps, count: int) -> PendingSteps:
+    def _owed(self, group: Group, request: stream_pb2.Steps, count: int, tracing: StepsTrace | None) -> PendingSteps:
         """The answer to a Steps, which is due from now on."""
         pending = PendingSteps(
             request.seq,
@@ -254,6 +269,7 @@ class StepStream:
             count,
             on_ready=self._mark_ready,
             on_error=self._refusals.note,
+            tracing=tracing,
         )
         self._owe(pending)
         self._pending[request.group, request.seq] = pending

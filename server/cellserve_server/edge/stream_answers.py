@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from google.rpc import status_pb2
@@ -15,6 +15,9 @@ from cellserve.v1 import stream_pb2
 from cellserve_server.edge.columns import StepColumns
 from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.runs import Run, cancelled_error
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.steps import StepsTrace
 
 # Positions that one Stepped answers at most: building it holds the event loop up.
 PART_POSITIONS = 4096
@@ -80,6 +83,7 @@ class PendingSteps:
         positions: how many there are, at least 1.
         on_ready: called with it when there is something to take and there was nothing before.
         on_error: called with the error of each position that fails.
+        tracing: the spans of those positions whose callers are traced; None: there are none.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class PendingSteps:
         positions: int,
         on_ready: Callable[[PendingSteps], None],
         on_error: Callable[[CellServeError], None],
+        tracing: StepsTrace | None = None,
     ) -> None:
         self.seq = seq
         self.group = group
@@ -99,6 +104,7 @@ class PendingSteps:
         self._left = positions
         self._on_ready = on_ready
         self._on_error = on_error
+        self._tracing = tracing
         self._block: StepBlock | None = None
         self._runs: dict[int, Run] = {}
         self._done: deque[_Done] = deque()
@@ -115,14 +121,20 @@ class PendingSteps:
     def add_block(self, block: StepBlock) -> None:
         """The positions that are about to be submitted as a block."""
         self._block = block
+        if self._tracing is not None:
+            self._tracing.follow_block(block)
 
     def add_run(self, position: int, run: Run) -> None:
         """A run that is about to be submitted; its ``on_done`` is to call ``finish``."""
         self._runs[position] = run
+        if self._tracing is not None:
+            self._tracing.follow_run(position, run)
 
     def stepped(self, positions: Array, step_counts: Array, outputs: Sequence[Array]) -> None:
         """As ``StepSink.stepped``."""
         was_ready = self.ready
+        if self._tracing is not None:
+            self._tracing.answered(positions)
         self._done.append(_Done(positions, step_counts, self._columns.encode(outputs)))
         if not was_ready:
             self._on_ready(self)
@@ -141,6 +153,8 @@ class PendingSteps:
     def fail(self, position: int, error: CellServeError) -> None:
         """A position has failed, before or after it was submitted."""
         was_ready = self.ready
+        if self._tracing is not None:
+            self._tracing.failed(position, error)
         self._on_error(error)
         self._failed.append((position, error))
         if not was_ready:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from cellserve.v1 import stream_pb2
 from cellserve_server.config import ServerConfig
@@ -11,6 +12,9 @@ from cellserve_server.edge.stream import StepStream
 from cellserve_server.edge.stream_groups import Groups
 from cellserve_server.keeping.model_finder import ModelFinder
 from cellserve_server.keeping.operations import SessionOperations
+
+if TYPE_CHECKING:
+    from cellserve_server.tracing.tracing import Tracing
 
 
 class Streams:
@@ -21,15 +25,22 @@ class Streams:
         models: where models are found.
         operations: the sessions and the engine.
         refusals: told of every error that is answered within a stream.
+        tracing: makes spans of steps whose callers are traced; None: nobody traces.
     """
 
     def __init__(
-        self, config: ServerConfig, models: ModelFinder, operations: SessionOperations, refusals: Refusals
+        self,
+        config: ServerConfig,
+        models: ModelFinder,
+        operations: SessionOperations,
+        refusals: Refusals,
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._models = models
         self._operations = operations
         self._refusals = refusals
+        self._tracing = tracing
         self._open: set[StepStream] = set()
 
     def __len__(self) -> int:
@@ -58,7 +69,7 @@ class Streams:
             DrainingError: the server stops.
         """
         groups = Groups(tenant, self._config, self._models, self._operations, self._refusals)
-        stream = StepStream(self._config, self._operations, self._refusals, groups, client, write)
+        stream = StepStream(self._config, self._operations, self._refusals, groups, client, write, self._tracing)
         self._open.add(stream)
         try:
             await stream.serve(requests)

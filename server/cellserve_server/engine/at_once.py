@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from cellserve.tensors import Array
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine.observing import LoneStep, TickObserver
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.sessions.seats import ENGAGED, FLAGS, LIFE, RUN_ID, STEP_COUNT
 from cellserve_server.sessions.session import TWO_TO_64, LastRun, Session
@@ -29,7 +29,7 @@ class StepsAtOnce:
     def __init__(
         self,
         config: ServerConfig,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         observers: Sequence[TickObserver],
         clock: Callable[[], float],
     ) -> None:
@@ -85,7 +85,7 @@ class StepsAtOnce:
         times.note_scattered()
         self._metrics.tick(lane.label, session.rows, times)
         self._metrics.steps(lane.label, 1)
-        self._metrics.runs_done(lane.label, "ok", 1)
+        self._metrics.runs_done(lane.label, "ok", 1, times.seconds, is_step=True)
         if self._observers:
             done = LoneStep(lane, session, outputs, leaves, times)
             for observer in self._observers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -68,6 +68,7 @@ class StepBlock:
         "sink",
         "step_bytes",
         "taken",
+        "traces",
     )
 
     def __init__(
@@ -100,6 +101,7 @@ class StepBlock:
         self.step_bytes = step_bytes
         self.returns = seats.returns
         self.taken = 0  # Steps before this one were taken by ticks.
+        self.traces: Mapping[int, object] | None = None  # those of single positions, of whoever traces
         self.refusal: CellServeError | None = None  # of all that no tick has taken
         self.refusals: dict[int, CellServeError] = {}  # of single positions
 

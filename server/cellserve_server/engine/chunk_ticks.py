@@ -14,7 +14,7 @@ from cellserve_server.engine.observing import ChunkTick, TickObserver
 from cellserve_server.engine.owner import Owner, still_wanted
 from cellserve_server.engine.runs import Run
 from cellserve_server.engine.scheduler import Taken
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.tick_times import TickTimes
 
@@ -36,7 +36,7 @@ class ChunkTicks:
         self,
         config: ServerConfig,
         computing: Computing,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         observers: Sequence[TickObserver],
         clock: Callable[[], float],
         owner: Owner,

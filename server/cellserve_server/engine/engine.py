@@ -38,7 +38,7 @@ from cellserve_server.engine.tick_loop import TickLoop
 from cellserve_server.engine.turns import Turn
 from cellserve_server.engine.whole_runs import WholeRuns
 from cellserve_server.incidents import internal_error
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import EngineMetrics
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.lanes import LaneTable, metrics_label
 from cellserve_server.sessions.records import encode_states
@@ -79,7 +79,7 @@ class Engine:
         self,
         config: ServerConfig,
         sessions: SessionTable,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
@@ -331,6 +331,7 @@ class Engine:
         if session.ended:
             self.finish(run, run.refusal or self._sessions.ended_error(session))
         else:
+            self._metrics.run_written(metrics_label(run.model), time.perf_counter() - began)
             self._move(run, session, last, leaves, began)
 
     def _move(self, run: Run, session: Session, last: LastRun | None, leaves: Sequence[Array], began: float) -> None:
@@ -378,7 +379,7 @@ class Engine:
         self._blocks[block] -= count
         if not self._blocks[block]:
             del self._blocks[block]
-        self._count_out(model, count, count * block.step_bytes, outcome)
+        self._count_out(model, count, count * block.step_bytes, outcome, block.arrived, is_step=True)
 
     def refuse_step(self, block: StepBlock, model: LoadedModel, step: int, error: CellServeError | None) -> None:
         """A step of a block is not applied.
@@ -406,8 +407,11 @@ class Engine:
         run.result = RunResult(run.outputs, kept, step_count, run.steps, replayed=False)
         self._settle(run, None)
 
-    def _count_out(self, model: LoadedModel, runs: int, size_bytes: int, outcome: str) -> None:
-        self._metrics.runs_done(metrics_label(model), outcome, runs)
+    def _count_out(
+        self, model: LoadedModel, runs: int, size_bytes: int, outcome: str, arrived: float, *, is_step: bool
+    ) -> None:
+        seconds = time.perf_counter() - arrived
+        self._metrics.runs_done(metrics_label(model), outcome, runs, seconds, is_step=is_step)
         self.queue.remove(runs, size_bytes)
 
     def _settle(self, run: Run, error: CellServeError | None) -> None:
@@ -416,7 +420,7 @@ class Engine:
         self._runs.discard(run)
         if run.session is not None and run.session.active is run:
             run.session.vacate()
-        self._count_out(run.model, 1, run.size_bytes, outcome_of(error))
+        self._count_out(run.model, 1, run.size_bytes, outcome_of(error), run.arrived, is_step=run.is_step)
         if run.on_done is not None:
             run.on_done(run)
 

@@ -88,6 +88,7 @@ class Run:
         "size_bytes",
         "steps",
         "time",
+        "trace",
         "uid",
     )
 
@@ -121,6 +122,7 @@ class Run:
         self.mode = outputs
         self.return_state = return_state
         self.client = client
+        self.trace: object | None = None  # its own, of whoever traces
         self.arrived = 0.0  # on time.perf_counter, when it is submitted
         self.time = int(inputs[0].shape[1])
         # A step counts once whatever the rows' lengths; steps past the longest row change nothing and are not taken.

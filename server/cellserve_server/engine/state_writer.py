@@ -14,7 +14,7 @@ import numpy as np
 
 from cellserve.errors import StoreUnavailableError
 from cellserve.tensors import Array
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import StoreMetrics
 from cellserve_server.sessions.seats import EXPIRE, FLAGS, PLACE
 from cellserve_server.sessions.session import Session
 from cellserve_server.stores.base import Store, Write
@@ -48,7 +48,7 @@ class StateWriter:
     def __init__(
         self,
         store: Store,
-        metrics: Metrics,
+        metrics: StoreMetrics,
         on_fenced: Callable[[Sequence[Session]], Awaitable[None]],
         on_doubt: Callable[[Sequence[Session], StoreUnavailableError], None],
         on_bug: Callable[[BaseException], None],

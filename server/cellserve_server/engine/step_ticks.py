@@ -18,7 +18,7 @@ from cellserve_server.engine.runs import OutputMode, Run
 from cellserve_server.engine.scheduler import Taken
 from cellserve_server.engine.state_writer import StateWriter
 from cellserve_server.engine.ticks import Committed, Gathered, Part, commit, gather, next_records
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.sessions.records import encode_states
 from cellserve_server.sessions.seats import Seats
@@ -42,7 +42,7 @@ class StepTicks:
         self,
         computing: Computing,
         chunks: ChunkTicks,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         observers: Sequence[TickObserver],
         clock: Callable[[], float],
         owner: Owner,

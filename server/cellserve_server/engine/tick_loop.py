@@ -20,7 +20,7 @@ from cellserve_server.engine.owner import Owner
 from cellserve_server.engine.runs import Run
 from cellserve_server.engine.scheduler import Scheduler
 from cellserve_server.engine.step_ticks import StepTicks
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.sessions.seats import Seats
 from cellserve_server.sessions.session import Session
@@ -40,7 +40,7 @@ class TickLoop:
     def __init__(
         self,
         config: ServerConfig,
-        metrics: Metrics,
+        metrics: EngineMetrics,
         observers: Sequence[TickObserver],
         clock: Callable[[], float],
         owner: Owner,

@@ -75,30 +75,30 @@ class Keeping:
         self._store = store
         self._engine = residents.engine
         self._on_bug = on_bug
-        self._watch = StoreWatch(store, metrics, on_store)
+        self._watch = StoreWatch(store, metrics.stores, on_store)
         self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
         if store.is_volatile:
-            self.keeper: Keeper = MemoryKeeper(residents, metrics)
+            self.keeper: Keeper = MemoryKeeper(residents, metrics.sessions)
             return
         takeover = Takeover(
             store,
             residents,
             self.finder,
             self._peers,
-            metrics,
+            metrics.sessions,
             clock,
             tombstone_ttl_s=config.tombstone_ttl_s,
             loses_steps=config.durability == "async",
         )
-        self.departures = departures = Departures(store, residents, self._peers, metrics, self._watch, clock)
+        self.departures = departures = Departures(store, residents, self._peers, metrics.stores, self._watch, clock)
         self.keeper = self.stored = StoreKeeper(
-            config, store, residents, takeover, departures, self._peers, metrics, self._watch, clock, new_id
+            config, store, residents, takeover, departures, self._peers, metrics.sessions, self._watch, clock, new_id
         )
         self._engine.ownership = Ownership(departures.confirm, self._engine.finish, self._engine.fail)
         if config.durability == "sync":
-            self._engine.writer = StateWriter(store, metrics, departures.on_fenced, departures.on_doubt, on_bug)
+            self._engine.writer = StateWriter(store, metrics.stores, departures.on_fenced, departures.on_doubt, on_bug)
         else:
             self._engine.lanes.moved = DIRTY
             departures.flusher = Flusher(
@@ -107,12 +107,13 @@ class Keeping:
                 config.flush_interval_ms / 1000,
                 clock,
                 self._peers,
-                metrics,
+                metrics.stores,
                 self._watch,
                 departures.on_fenced,
             )
             self._engine.on_moved = departures.flusher.note_change
             residents.flush = departures.flusher.flush
+            metrics.stores.watch(unwritten_s=departures.flusher.unwritten_s)
 
     async def start(self, own_address: str) -> None:
         """Opens the store.

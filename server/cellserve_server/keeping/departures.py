@@ -14,7 +14,7 @@ from cellserve_server.keeping.peers import Peers, address_of
 from cellserve_server.keeping.residents import Residents
 from cellserve_server.keeping.store_watch import StoreWatch
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import StoreMetrics
 from cellserve_server.sessions.session import Kept, Session
 from cellserve_server.sessions.table import DOUBTED, MOVED, RELEASED
 from cellserve_server.stores.base import Found, Store
@@ -45,7 +45,7 @@ class Departures:
         store: Store,
         residents: Residents,
         peers: Peers,
-        metrics: Metrics,
+        metrics: StoreMetrics,
         watch: StoreWatch,
         clock: Callable[[], float],
     ) -> None:

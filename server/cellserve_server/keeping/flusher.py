@@ -17,7 +17,7 @@ from cellserve_server.engine.state_writer import GRACE_S
 from cellserve_server.keeping.peers import Peers
 from cellserve_server.keeping.store_watch import StoreWatch
 from cellserve_server.keeping.unbroken import unbroken
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import StoreMetrics
 from cellserve_server.sessions.records import encode_states
 from cellserve_server.sessions.seats import DIRTY, EXPIRE, FLAGS, PLACE, RUN_FIRST, RUN_ID, STEP_COUNT, WRITING, Seats
 from cellserve_server.sessions.session import Kept, Session
@@ -62,7 +62,7 @@ class Flusher:
         interval_s: float,
         clock: Callable[[], float],
         peers: Peers,
-        metrics: Metrics,
+        metrics: StoreMetrics,
         watch: StoreWatch,
         on_fenced: Callable[[Sequence[Session]], Awaitable[None]],
     ) -> None:
@@ -77,18 +77,25 @@ class Flusher:
         self._changed = asyncio.Event()
         self.lock = asyncio.Lock()
         self._written_at = clock()  # when all that had changed by then was in the store
+        self._is_behind = False  # whether anything has changed since
         self._log = structlog.get_logger("cellserve.flusher")
 
     def note_change(self) -> None:
         """Something has changed."""
         self._changed.set()
 
+    def unwritten_s(self) -> float:
+        """How long ago the oldest change was made that the store may not have, in seconds; 0: it has all."""
+        return self._clock() - self._written_at if self._is_behind else 0.0
+
     async def run(self) -> None:
         """Flushes until it is cancelled. While nothing changes, nothing is done."""
         while True:
             if not self._changed.is_set():
+                self._is_behind = False
                 await self._changed.wait()
                 self._written_at = self._clock()
+                self._is_behind = True
             await asyncio.sleep(self._interval_s)
             self._changed.clear()
             try:

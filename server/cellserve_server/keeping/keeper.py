@@ -10,7 +10,7 @@ from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import SessionMetrics
 from cellserve_server.sessions.session import Origin, Session, SessionSnapshot
 
 Outcome: TypeAlias = Session | CellServeError
@@ -82,7 +82,7 @@ class MemoryKeeper:
         metrics: told of sessions that are made.
     """
 
-    def __init__(self, residents: Residents, metrics: Metrics) -> None:
+    def __init__(self, residents: Residents, metrics: SessionMetrics) -> None:
         self.may_depart = False
         self._residents = residents
         self._sessions = residents.sessions

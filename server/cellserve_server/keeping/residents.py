@@ -86,16 +86,17 @@ class Residents:
         new_id: Callable[[], str],
     ) -> None:
         self.sessions = SessionTable(config, clock, new_id, self._release)
-        self.engine = Engine(config, self.sessions, metrics, clock, new_id)
+        self.engine = Engine(config, self.sessions, metrics.engine, clock, new_id)
         self._models = models
-        self._metrics = metrics
+        self._metrics = metrics.sessions
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = 0.0  # unix seconds
         self.flush: Callable[[], Awaitable[None]] = _nothing
-        metrics.watch(
-            queue_runs=lambda: self.engine.queue.runs,
-            queue_bytes=lambda: self.engine.queue.size_bytes,
+        metrics.engine.watch(
+            queue_runs=lambda: self.engine.queue.runs, queue_bytes=lambda: self.engine.queue.size_bytes
+        )
+        metrics.sessions.watch(
             sessions=lambda: len(self.sessions),
             state_bytes=lambda: self.sessions.state_bytes,
             slab_bytes=self.engine.lanes.slab_bytes,

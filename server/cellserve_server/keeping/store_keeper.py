@@ -19,7 +19,7 @@ from cellserve_server.keeping.store_watch import StoreWatch
 from cellserve_server.keeping.stored_listing import StoredListing
 from cellserve_server.keeping.takeover import Takeover
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import SessionMetrics
 from cellserve_server.sessions.records import decode_meta, encode_meta
 from cellserve_server.sessions.session import Kept, Origin, Session, SessionSnapshot
 from cellserve_server.sessions.table import DOUBTED, MOVED, exists_error
@@ -50,7 +50,7 @@ class StoreKeeper:
         takeover: Takeover,
         departures: Departures,
         peers: Peers,
-        metrics: Metrics,
+        metrics: SessionMetrics,
         watch: StoreWatch,
         clock: Callable[[], float],
         new_id: Callable[[], str],

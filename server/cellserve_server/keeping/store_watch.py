@@ -11,7 +11,7 @@ import structlog
 
 from cellserve.errors import StoreUnavailableError
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import StoreMetrics
 from cellserve_server.stores.base import Store
 
 PROBE_S = 0.5
@@ -30,7 +30,7 @@ class StoreWatch:
         on_change: told whether it answers, when that changes.
     """
 
-    def __init__(self, store: Store, metrics: Metrics, on_change: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(self, store: Store, metrics: StoreMetrics, on_change: Callable[[bool], Awaitable[None]]) -> None:
         self._store = store
         self._metrics = metrics
         self._on_change = on_change

@@ -23,7 +23,7 @@ from cellserve_server.keeping.new_lives import tombstone_of
 from cellserve_server.keeping.peers import Peers, address_of
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keys import SessionKey
-from cellserve_server.metrics import Metrics
+from cellserve_server.metrics import SessionMetrics
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.records import StoredState, decode_meta, decode_state
 from cellserve_server.sessions.session import Kept, LastRun, Origin, Session
@@ -57,7 +57,7 @@ class Takeover:
         residents: Residents,
         models: ModelFinder,
         peers: Peers,
-        metrics: Metrics,
+        metrics: SessionMetrics,
         clock: Callable[[], float],
         *,
         tombstone_ttl_s: float,

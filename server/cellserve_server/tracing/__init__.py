@@ -1,0 +1,1 @@
+"""Traces: RPCs, runs and ticks as spans of OpenTelemetry. Only a server that traces imports more than ``opening``."""
