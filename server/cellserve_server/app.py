@@ -139,6 +139,7 @@ class App:
             self._refusal,
             max_rpcs=config.max_concurrent_rpcs,
             max_message_bytes=config.max_message_bytes,
+            max_message_parts=config.max_message_parts,
             retry_s=config.queue_full_retry_ms / 1000,
             tracing=self._tracing,
         )
