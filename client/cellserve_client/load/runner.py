@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -37,8 +38,8 @@ def run_load(plan: LoadPlan, on_progress: OnProgress | None = None) -> LoadDocum
         on_progress: called twice a second.
 
     Raises:
-        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it. Later failures
-            are counted.
+        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it; or one of its
+            processes was killed. Failures of requests are counted.
     """
 
     async def run() -> LoadDocument:
@@ -186,7 +187,9 @@ async def _document(
         by_kind=collector.by_kind(),
         timeline=collector.timeline(plan.is_open),
         errors=dict(sorted(collector.errors.items())),
-        server_metrics=None if watch is None else await watch.result(collector.all_steps),
+        server_metrics=None
+        if watch is None
+        else await watch.result(collector.all_steps, math.ceil(end - measure_from)),
         client=client_of(plan.processes, collector.busiest_cpu_share(), collector.loop_lag_p99_ms(), plan.is_open),
         stages=plan.parts,
         slo=slo,

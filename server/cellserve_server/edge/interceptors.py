@@ -273,7 +273,7 @@ async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: int) -> Callable[[bytes], Any]:
     message_class, received = message_class_of(handler.request_deserializer), call.metrics.received
-    counter = PartCounter(message_class.DESCRIPTOR)
+    decode, counter = message_class.FromString, PartCounter(message_class.DESCRIPTOR)
 
     def decoder(data: bytes) -> Any:
         received.count += 1
@@ -285,7 +285,7 @@ def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: 
             words = f"request: expected at most {max_parts} fields and messages within one message (max_message_parts)"
             return _Undecodable(FieldInvalidError(words, metadata={"max_message_parts": str(max_parts)}))
         try:
-            return message_class.FromString(data)
+            return decode(data)
         except DecodeError:
             words = f"request: the bytes are not the message that {call.method} takes"
             return _Undecodable(FieldInvalidError(words))
