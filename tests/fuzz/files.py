@@ -1,7 +1,7 @@
 """Files and records that something has happened to: ``python -m tests.fuzz.files --seconds 60``.
 
-Model files, the sources of every importer, sessions and models as stores keep them, exported sessions: each is refused
-with an error of ours that says so, or it is what was written. The last line is JSON.
+Model files, the sources of every importer, sessions and models as stores keep them, exported sessions, certificates:
+each is refused with an error of ours that says so, or it is what was written. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
@@ -25,6 +26,7 @@ import numpy as np
 
 from cellserve.errors import ModelBrokenError, RecordCorruptError
 from cellserve.v1 import record_pb2
+from cellserve_server.binding import StartError
 from cellserve_server.cells import draw_weights
 from cellserve_server.importers import ImportRefusedError, import_model
 from cellserve_server.keeping.model_records import decode_model, encode_model
@@ -32,14 +34,17 @@ from cellserve_server.keeping.session_files import SessionFileError, write_entry
 from cellserve_server.keeping.session_moves import import_sessions
 from cellserve_server.models.defined_models import defined_name
 from cellserve_server.models.model_files import CELL_FILE, WEIGHTS_FILE, read_model
+from cellserve_server.security.certificates import read_certificates
 from cellserve_server.sessions.records import decode_meta, decode_state, encode_meta, encode_states
 from cellserve_server.sessions.seats import COLUMNS, EXPIRE
 from cellserve_server.stores.memory import MemoryStore
+from tests.certificates import Authority
 from tests.clocks import START_S
 from tests.fuzz.damage import damaged, damaged_json
 from tests.fuzz.readings import reading_of
 from tests.fuzz.reports import GROWTH_MIB, MIB, Report
 from tests.golden_cases import GOLDEN_FOLDER
+from tests.servers import TEST_CONFIG
 from tests.unit.model_samples import DEPTH, FLOAT32, RNN, classifier, put
 
 SLOW_S = 5.0
@@ -154,6 +159,17 @@ def _session(seed: int) -> tuple[bytes, bytes]:
     return encode_meta(meta), encode_states(record, leaves, ROWS)[0]
 
 
+def certificates(choices: random.Random, folder: Path) -> None:
+    """A certificate, its key, or who issues clients' certificates."""
+    authority = Authority(folder)
+    pair = authority.issue("server")
+    path = choices.choice([pair.cert, pair.key, authority.file])
+    path.write_bytes(damaged(path.read_bytes(), choices))
+    config = replace(TEST_CONFIG, tls_cert=str(pair.cert), tls_key=str(pair.key), tls_client_ca=str(authority.file))
+    with contextlib.suppress(StartError):
+        read_certificates(config)
+
+
 TARGETS: Mapping[str, Target] = MappingProxyType(
     {
         "model files": model_files,
@@ -161,6 +177,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "session records": session_records,
         "model records": model_records,
         "exported sessions": exported_sessions,
+        "certificates": certificates,
     }
 )
 
