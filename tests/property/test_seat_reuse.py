@@ -30,7 +30,7 @@ from tests.servers import RPC_TIMEOUT_S, TEST_CONFIG, RunningApp, error_of_call
 UNITS = 2
 CELL = MultiRNNCell([BasicRNNCell(UNITS, "identity"), BasicRNNCell(UNITS, "identity")])
 MODEL = describe(CELL, UNITS, np.dtype(np.float64))
-ACTIONS = 1500
+ACTIONS = 900
 TTL_S = 3600.0
 
 
