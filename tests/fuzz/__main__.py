@@ -31,8 +31,9 @@ class Target(NamedTuple):
 
 
 TARGETS = (
-    Target("servicers", (), 0.15),
-    Target("servicers", ("--guided", "messages"), 0.2),
+    Target("servicers", (), 0.1),
+    Target("servicers", ("--stored",), 0.1),
+    Target("servicers", ("--guided", "messages"), 0.15),
     Target("servicers", ("--guided", "bytes"), 0.15),
     Target("wire", (), 0.2),
     Target("files", (), 0.15),

@@ -21,6 +21,7 @@ from google.rpc import status_pb2
 from cellserve.errors import STATUS_DETAILS_KEY
 from cellserve_server.app import App
 from cellserve_server.config import ServerConfig
+from cellserve_server.stores.memory import MemoryStore
 from tests.clocks import ManualClock
 from tests.fuzz.methods import Handler, Method, handlers_of, method_of
 from tests.fuzz.oracle import call_complaints
@@ -35,7 +36,7 @@ CONFIG = ServerConfig(
     http_port=-1,
     models_poll_s=0,
     max_message_bytes=MIB,
-    max_sessions=64,
+    max_sessions=8,
     max_state_bytes=16 * MIB,
     max_rows=64,
     max_sequence_steps=200,
@@ -126,6 +127,7 @@ class Served:
     Args:
         loop: where it runs.
         folder: an empty one, for its models.
+        is_stored: whether its sessions are in a store, as those of one of several replicas are.
 
     Attributes:
         methods: all of the server, by path, in this order.
@@ -134,12 +136,14 @@ class Served:
         slowest_s: the longest call.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, *, is_stored: bool = False) -> None:
         self.loop = loop
         write_models(folder)
         numbers = itertools.count(1)
         config = replace(CONFIG, models=str(folder))
-        self.app = App(config, clock=ManualClock(), new_id=lambda: f"id-{next(numbers)}")
+        clock = ManualClock()
+        store = MemoryStore(clock, is_volatile=False) if is_stored else None
+        self.app = App(config, clock=clock, new_id=lambda: f"id-{next(numbers)}", store=store)
         loop.run_until_complete(self.app.start())
         raw = handlers_of(self.app)
         self.methods = {path: method_of(path, raw[path]) for path in sorted(raw)}

@@ -18,7 +18,15 @@ from google.protobuf.message_factory import GetMessageClass
 
 from cellserve.specs import model_to_proto
 from cellserve.tensors import tensor_from_array
-from cellserve.v1 import cell_pb2, model_pb2, state_pb2, tensor_pb2
+from cellserve.v1 import (
+    cell_pb2,
+    model_pb2,
+    recurrent_service_pb2,
+    sequence_pb2,
+    session_pb2,
+    state_pb2,
+    tensor_pb2,
+)
 from tests.fuzz.methods import Method
 from tests.fuzz.stage import CANARY_MODEL, DEPTH, MODEL_NAMES, ROWS, SESSIONS
 from tests.unit.model_samples import RNN
@@ -41,6 +49,9 @@ TEXTS: dict[str, Sequence[str]] = {
     "uid": ("", "", "", "id-1", "id-2"),
     "request_id": ("", "", "r1", "r2", "r" * 129),
     "page_token": ("", "YQ==", "Yg", "cm5uLzE=", "!", "A" * 1000),
+    "tenant": ("default", "default", ""),
+    "id": IDS,
+    "taker": ("127.0.0.1:1", "", "nobody"),
     "variable": ("rnn/basic_rnn_cell/kernel", "rnn/basic_rnn_cell/bias", "kernel"),
 }
 HOSTILE = (
@@ -129,6 +140,12 @@ class Maker:
                 return self._state(0)
             case "cellserve.v1.ModelSpec" if not self._once_in(3):
                 return self._model()
+            case "cellserve.v1.Session" if not self._once_in(3):
+                return self._session()
+            case "cellserve.v1.StepRequest" if not self._once_in(3):
+                return self._step()
+            case "cellserve.v1.RunSequenceRequest" if not self._once_in(3):
+                return self._sequence()
             case "cellserve.v1.Open" | "cellserve.v1.Steps" | "cellserve.v1.Close" if not self._once_in(4):
                 return self._columns(descriptor, depth)
         return self._by_fields(descriptor, depth)
@@ -237,6 +254,38 @@ class Maker:
             items = [self._state(depth + 1) for _ in range(self._choices.randrange(MAX_ITEMS + 1))]
             return state_pb2.State(tuple=state_pb2.TupleState(items=items))
         return state_pb2.State() if kind == "none" else state_pb2.State(tensor=self._tensor())
+
+    def _session(self) -> Message:
+        """One that can be made."""
+        model = self._choices.choice(["models/rnn", "models/stack", "models/ids"])
+        return session_pb2.Session(model=model, batch_size=self._choices.randrange(3))
+
+    def _step(self) -> Message:
+        """One that a session of vectors takes, if its number is right."""
+        inputs = np.full(DEPTH, self._choices.choice(FLOATS), np.float32)
+        request = recurrent_service_pb2.StepRequest(
+            name=self._choices.choice(["sessions/a", "sessions/new"]),
+            inputs=[tensor_from_array(inputs)],
+            run_id=self._choices.randrange(3),
+        )
+        if self._once_in(3):
+            request.expected_step = self._choices.randrange(3)
+        return request
+
+    def _sequence(self) -> Message:
+        """One that a session of vectors takes, or its model without one."""
+        time = self._choices.randrange(6)
+        inputs = np.full((1, time, DEPTH), self._choices.choice(FLOATS), np.float32)
+        request = recurrent_service_pb2.RunSequenceRequest(
+            inputs=sequence_pb2.Sequence(values=[tensor_from_array(inputs)]), return_state=self._once_in(2)
+        )
+        if self._once_in(2):
+            request.inputs.lengths.append(self._choices.randrange(8))
+        if self._once_in(2):
+            request.session, request.run_id = "sessions/a", self._choices.randrange(3)
+        else:
+            request.model = self._choices.choice(["models/rnn", "models/bi"])
+        return request
 
     def _columns(self, descriptor: Descriptor, depth: int) -> Message:
         """A message of a stream whose columns fit each other, about a group and handles that others are about too."""

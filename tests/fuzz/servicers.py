@@ -35,9 +35,10 @@ class Session:
         folder: an empty one.
         target: the run's name.
         seconds: how long it is to take.
+        is_stored: whether sessions are in a store.
     """
 
-    def __init__(self, folder: Path, target: str, seconds: float) -> None:
+    def __init__(self, folder: Path, target: str, seconds: float, *, is_stored: bool = False) -> None:
         # Here, so that they come in instrumented where a fuzzer wants them so.
         from tests.fuzz.in_process import Served
         from tests.fuzz.readings import reading_of
@@ -45,7 +46,7 @@ class Session:
 
         self._reading_of = reading_of
         self.report = Report(target)
-        self.served = Served(asyncio.new_event_loop(), folder)
+        self.served = Served(asyncio.new_event_loop(), folder, is_stored=is_stored)
         self.methods = list(self.served.methods.values())
         self._began = time.monotonic()
         self._seconds = seconds
@@ -158,17 +159,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--guided", choices=["messages", "bytes"])
+    parser.add_argument("--stored", action="store_true", help="with a store behind the server")
     options = parser.parse_args()
+    beside = ", stored" if options.stored else ""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as models, tempfile.TemporaryDirectory() as seeds:
         if options.guided is None:
-            session = Session(Path(models), "servicers, seeded", options.seconds)
+            session = Session(Path(models), f"servicers, seeded{beside}", options.seconds, is_stored=options.stored)
             run_seeded(session, options.seed)
             end(session)
         import atheris
 
         with atheris.instrument_imports(include=["cellserve", "cellserve_server"]):
-            session = Session(Path(models), f"servicers, guided {options.guided}", options.seconds)
+            name = f"servicers, guided {options.guided}{beside}"
+            session = Session(Path(models), name, options.seconds, is_stored=options.stored)
         write_seeds(session, Path(seeds), options.seed)
         run_guided(session, options.guided, Path(seeds), options.seed)
 

@@ -21,13 +21,13 @@ from tests.fuzz.servicers import call_of
 from tests.servers import RPC_TIMEOUT_S, RunningApp
 
 CORPUS = Path(__file__).parent / "corpus" / "calls.jsonl"
-SEEDED_CALLS = 1500
+SEEDED_CALLS = 1000
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=[False, True], ids=["in memory", "stored"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     loop = asyncio.new_event_loop()
-    server = Served(loop, tmp_path_factory.mktemp("models"))
+    server = Served(loop, tmp_path_factory.mktemp("models"), is_stored=request.param)
     yield server
     server.close()
     loop.close()

@@ -31,7 +31,7 @@ ANSWERED_WITHIN_S = 10.0
 LOOKED_AFTER_CALLS = 200
 # Small, so that limits are met.
 SETTINGS = (
-    *("--max-message-bytes", "1048576", "--max-sessions", "200", "--max-state-bytes", "16777216"),
+    *("--max-message-bytes", "1048576", "--max-sessions", "8", "--max-state-bytes", "16777216"),
     *("--max-rows", "64", "--max-sequence-steps", "200", "--max-tombstones", "100"),
     *("--max-remembered-requests", "100", "--max-stream-groups", "8", "--max-stream-handles", "128"),
     *("--max-defined-models", "8", "--max-defined-model-bytes", "1048576", "--define-idle-timeout-s", "5"),
