@@ -129,6 +129,7 @@ def run_guided(session: Session, how: str, folder: Path, seed: int) -> None:
         take(data)
 
     arguments = [sys.argv[0], str(folder), f"-seed={seed}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0"]
+    arguments.append(f"-artifact_prefix={folder}/")
     # Only for what does not come back at all: what takes too long, or too much, is found out here.
     limits = [f"-timeout={HUNG_S}", "-rss_limit_mb=0"]
     atheris.Setup([*arguments, *limits], take_until_over, enable_python_coverage=True)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cellserve.errors import ModelBrokenError
+from cellserve_server.binding import StartError
 from cellserve_server.models.model_files import CELL_FILE, read_model
+from cellserve_server.security.certificates import read_certificates
 from tests.fuzz import files
+from tests.servers import TEST_CONFIG
 from tests.unit.model_samples import put
 
+CORPUS = Path(__file__).parent / "corpus"
 SEEDS = 40
 
 
@@ -28,6 +33,13 @@ def test_an_infinity_where_a_whole_number_is_due(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(ModelBrokenError, match="model"):
         read_model(tmp_path, "m", 1)
+
+
+@pytest.mark.parametrize("path", sorted((CORPUS / "certificates").iterdir()), ids=lambda path: path.stem)
+def test_certificates_that_were_not_found_out(path: Path) -> None:
+    config = replace(TEST_CONFIG, tls_cert=str(path), tls_key=str(path))
+    with pytest.raises(StartError, match=f"--tls-cert: expected a certificate; that in .*{path.name} is damaged"):
+        read_certificates(config)
 
 
 @pytest.mark.slow
