@@ -143,6 +143,8 @@ def run(seconds: float, seed: int) -> Report:
         for part in (0.1, 0.9):  # What the first tenth makes the server grow by is its warmth.
             calls = iter(lambda: maker.call(list(methods.values())), None)
             send(target, wire, calls, part * seconds, report)
+            if report.findings:
+                return report
             target.set_stage()
             if part < 0.5:
                 target.take_as_before()
