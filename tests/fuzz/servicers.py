@@ -28,12 +28,12 @@ MAX_INPUT_BYTES = 4096
 HUNG_S = 60
 
 
-class Session:
-    """One run: makes calls and keeps count.
+class Trial:
+    """Makes calls and keeps count.
 
     Args:
         folder: an empty one.
-        target: the run's name.
+        target: what it is called in the report.
         seconds: how long it is to take.
         is_stored: whether sessions are in a store.
     """
@@ -97,35 +97,35 @@ def call_of(line: str) -> tuple[str, list[bytes]]:
     return entry["path"], [bytes.fromhex(text) for text in entry["requests"]]
 
 
-def run_seeded(session: Session, seed: int) -> None:
+def run_seeded(trial: Trial, seed: int) -> None:
     """Makes calls of seeded choices until the time is over."""
     from tests.fuzz.messages import Maker
 
     maker = Maker(random.Random(seed))
-    while not session.is_over:
-        call = maker.call(session.methods)
-        session.call(call.path, call.requests)
+    while not trial.is_over:
+        call = maker.call(trial.methods)
+        trial.call(call.path, call.requests)
 
 
-def run_guided(session: Session, how: str, folder: Path, seed: int) -> None:
+def run_guided(trial: Trial, how: str, folder: Path, seed: int) -> None:
     """Has atheris make calls until the time is over; ends the process."""
     import atheris  # It is for this alone, and not everywhere.
 
     from tests.fuzz.messages import ByteChoices, Maker
 
     def of_choices(data: bytes) -> None:
-        call = Maker(ByteChoices(data)).call(session.methods)
-        session.call(call.path, call.requests)
+        call = Maker(ByteChoices(data)).call(trial.methods)
+        trial.call(call.path, call.requests)
 
     def of_bytes(data: bytes) -> None:
         number, requests = data[0] if data else 0, data[1:].split(SEPARATOR)
-        session.call(session.methods[number % len(session.methods)].path, requests)
+        trial.call(trial.methods[number % len(trial.methods)].path, requests)
 
     take: Callable[[bytes], None] = of_choices if how == "messages" else of_bytes
 
     def take_until_over(data: bytes) -> None:
-        if session.is_over:
-            end(session)
+        if trial.is_over:
+            end(trial)
         take(data)
 
     arguments = [sys.argv[0], str(folder), f"-seed={seed}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0"]
@@ -136,19 +136,19 @@ def run_guided(session: Session, how: str, folder: Path, seed: int) -> None:
     atheris.Fuzz()
 
 
-def end(session: Session) -> None:
+def end(trial: Trial) -> None:
     """Prints the report and ends the process, out of whatever is under way."""
-    session.finish()
-    print(session.report.line(), flush=True)
-    os._exit(0 if session.report.passed else 1)
+    trial.finish()
+    print(trial.report.line(), flush=True)
+    os._exit(0 if trial.report.passed else 1)
 
 
-def write_seeds(session: Session, folder: Path, seed: int) -> None:
+def write_seeds(trial: Trial, folder: Path, seed: int) -> None:
     """Puts requests of every method, nearly right ones, where a fuzzer begins."""
     from tests.fuzz.messages import Maker
 
     maker = Maker(random.Random(seed))
-    for number, method in enumerate(session.methods):
+    for number, method in enumerate(trial.methods):
         for copy in range(SEEDS_PER_METHOD):
             call = maker.call([method])
             data = bytes([number]) + SEPARATOR.join(call.requests)
@@ -166,16 +166,16 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as models, tempfile.TemporaryDirectory() as seeds:
         if options.guided is None:
-            session = Session(Path(models), f"servicers, seeded{beside}", options.seconds, is_stored=options.stored)
-            run_seeded(session, options.seed)
-            end(session)
+            trial = Trial(Path(models), f"servicers, seeded{beside}", options.seconds, is_stored=options.stored)
+            run_seeded(trial, options.seed)
+            end(trial)
         import atheris
 
         with atheris.instrument_imports(include=["cellserve", "cellserve_server"]):
             name = f"servicers, guided {options.guided}{beside}"
-            session = Session(Path(models), name, options.seconds, is_stored=options.stored)
-        write_seeds(session, Path(seeds), options.seed)
-        run_guided(session, options.guided, Path(seeds), options.seed)
+            trial = Trial(Path(models), name, options.seconds, is_stored=options.stored)
+        write_seeds(trial, Path(seeds), options.seed)
+        run_guided(trial, options.guided, Path(seeds), options.seed)
 
 
 if __name__ == "__main__":

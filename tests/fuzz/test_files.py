@@ -40,9 +40,3 @@ def test_certificates_that_were_not_found_out(path: Path) -> None:
     config = replace(TEST_CONFIG, tls_cert=str(path), tls_key=str(path))
     with pytest.raises(StartError, match=f"--tls-cert: expected a certificate; that in .*{path.name} is damaged"):
         read_certificates(config)
-
-
-@pytest.mark.slow
-def test_thousands_of_damaged_files() -> None:
-    report = files.run(seconds=8, seed=500)
-    assert report.passed, report.line()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fuzz import http2_attacks, http_attacks, raw
 from tests.fuzz.reports import Report
 from tests.fuzz.victim import victim
@@ -16,10 +14,4 @@ def test_bytes_that_are_no_protocol_harm_nobody() -> None:
         raw.attack(target, target.port, few, report, seed=3)
         raw.attack(target, target.page_port, (http_attacks.random_bytes, http_attacks.odd_requests), report, seed=3)
         target.complete(report)
-    assert report.passed, report.line()
-
-
-@pytest.mark.slow
-def test_all_attacks_harm_nobody() -> None:
-    report = raw.run(rounds=1, seed=4)
     assert report.passed, report.line()

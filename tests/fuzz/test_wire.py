@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import wire
 from tests.fuzz.messages import Maker
 from tests.fuzz.victim import Victim, victim
 from tests.fuzz.wire import SETTINGS, Wire, served_methods
@@ -37,9 +36,3 @@ def test_no_request_is_answered_but_as_it_is_written(calls: Wire, choices: rando
 
 def test_others_are_served_afterwards(target: Victim) -> None:
     assert target.is_unharmed() == ""
-
-
-@pytest.mark.slow
-def test_thousands_of_requests_leave_nothing_behind() -> None:
-    report = wire.run(seconds=10, seed=5)
-    assert report.passed, report.line()
