@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+import structlog
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
@@ -16,6 +18,10 @@ from prometheus_client.exposition import ThreadingWSGIServer
 # prometheus_client's own way of starting a page looks twice a second.
 POLL_S = 3600.0
 WAKE_TIMEOUT_S = 1.0
+# A connection has a thread. One that asks nothing for so long, or does not take its answer, is given up; what comes
+# beyond so many is closed at once.
+CONNECTION_TIMEOUT_S = 30.0
+MAX_CONNECTIONS = 64
 
 
 class MetricsPage:
@@ -36,7 +42,7 @@ class MetricsPage:
     ) -> None:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # The address family is an attribute of socketserver's classes.
-        of_family: type[WSGIServer] = type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})
+        of_family: type[WSGIServer] = type("MetricsServer", (_Server,), {"address_family": family})
         metrics: WSGIApplication = make_wsgi_app(registry)
         pages = metrics if inspector is None else _side_by_side(metrics, inspector)
         self._server: WSGIServer = make_server(host, port, pages, of_family, _QuietHandler)
@@ -78,8 +84,42 @@ def _side_by_side(metrics: WSGIApplication, inspector: WSGIApplication) -> WSGIA
     return pages
 
 
+class _Server(ThreadingWSGIServer):
+    """Bounds its connections, and does not write to stderr of those that are lost."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Gives a connection a thread, if there is one left."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answers, in a thread of its own."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Of what went wrong with a connection only that is worth a word which is not the other side's doing."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):  # It was reset, or its time is over.
+            structlog.get_logger("cellserve.http").error("http_failed", exc_info=error)
+
+
 class _QuietHandler(WSGIRequestHandler):
     """Does not write a line to stderr for each scrape."""
+
+    timeout = CONNECTION_TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""
