@@ -87,6 +87,18 @@ def test_a_ticks_parts_are_counted_and_those_that_it_has_not_are_left_out() -> N
     assert value("tick_rows_sum") == 3
 
 
+def test_a_tick_takes_no_longer_because_its_store_does() -> None:
+    metrics = Metrics()
+    times = TickTimes(None)
+    times.gathered = times.computed = times.began + 0.25
+    times.committed = times.computed + 8.0
+    times.scattered = times.encoded = times.committed + 0.5
+    metrics.engine.tick("m", 3, times)
+    value: Callable[..., float | None] = metrics.registry.get_sample_value
+    assert value("cellserve_tick_seconds_sum", {"model": "m"}) == pytest.approx(0.75)
+    assert value("cellserve_tick_phase_seconds_sum", {"model": "m", "phase": "commit"}) == pytest.approx(8.0)
+
+
 def test_models_beyond_the_limit_share_a_label() -> None:
     metrics = Metrics()
     for number in range(MAX_MODEL_LABELS + 5):

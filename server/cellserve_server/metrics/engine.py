@@ -54,7 +54,11 @@ class EngineMetrics:
             "cellserve_tick_rows", "Rows that a tick stepped.", model, TICK_ROWS, registry
         )
         self._tick_seconds = TalliedHistogram(
-            "cellserve_tick_seconds", "What a tick took, without the wait before it.", model, TICK_SECONDS, registry
+            "cellserve_tick_seconds",
+            "What a tick took, without the wait before it and the store.",
+            model,
+            TICK_SECONDS,
+            registry,
         )
         self._phase_seconds = TalliedHistogram(
             "cellserve_tick_phase_seconds",
