@@ -111,7 +111,7 @@ class Watches:
         self._engine = engine
         self._clock = clock
         self._entries: dict[tuple[SessionKey, int], _Entry] = {}
-        # Not from 1: a page that has seen another server here, before a restart, is to know that this is no watch of it.
+        # Not from 1: a page that has seen another server here, before a restart, is to see that this is no watch of it.
         self._made = int(1000 * clock())
         self._timer: asyncio.TimerHandle | None = None
 
