@@ -100,7 +100,7 @@ class OpenLoop:
         """One session's part of the requests."""
         while self._clock.now() < self._clock.end + LAST_ANSWERS_S:
             if not await caller.open():
-                if self._is_over:
+                if self._is_over or self._clock.is_stopped:  # After that ``open`` fails at once, without any pause.
                     return
             elif self._waiting:
                 await caller.request(self._waiting.popleft())
