@@ -241,6 +241,35 @@ def test_an_interrupted_load_reports_and_deletes_its_sessions(target: Target) ->
     assert target.sessions() == 0
 
 
+def test_a_load_that_is_killed_deletes_its_sessions(target: Target) -> None:
+    command = [sys.executable, "-m", "cellserve", "load", *target.arguments("--seconds", "600", "--json")]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process,
+        connect(target.address) as remote,
+    ):
+        try:
+            while not any(info.step_count for info in remote.sessions()):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+        finally:
+            process.kill()
+        # Its end: the process that sends has it too, and closes it when it has deleted its sessions.
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert target.sessions() == 0
+
+
+def test_why_a_process_cannot_begin_is_told_in_one_sentence(
+    target: Target, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def begun() -> None:
+        async with Crew(target.plan(), "models/gone/versions/1", lambda *_: None) as crew:
+            await crew.begin(asyncio.Event())
+
+    with pytest.raises(InternalError, match=r"has ended before its time: .*models/gone"):
+        asyncio.run(begun())
+    assert "Traceback" not in capfd.readouterr().err
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
