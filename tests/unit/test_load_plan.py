@@ -56,6 +56,11 @@ def test_counts_are_whole_and_within_their_bounds() -> None:
     assert drawn == set(range(1, 11))
 
 
+def test_numbers_beyond_a_floats_range_are_its_greatest() -> None:
+    distribution, source = parse_distribution("lognormal:3,1e9", "session_length"), random()
+    assert {distribution.draw_count(source, 10) for _ in range(100)} == {1, 10}
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "soon", "-1", "nan", "inf", "uniform:1", "uniform:2,1", "exponential:", "normal:1,2", "5:5", "poisson:1e12"],
