@@ -216,8 +216,12 @@ def test_metrics_that_were_asked_for_have_to_be_there(target: Target) -> None:
 def test_sessions_that_the_server_does_not_take_are_counted() -> None:
     with server_process(["--http-port", "0", "--max-sessions", "3"]) as server:
         target = Target(server)
-        document = run_load(target.plan())
+        document = run_load(target.plan(slo="errors<=0"))
     assert set(document.errors) == {"QUOTA_EXCEEDED"}
+    # A closed loop of fewer sessions than were asked for has not done what it was to do.
+    assert 0 < document.totals.failed <= document.errors["QUOTA_EXCEEDED"]
+    assert document.slo is not None
+    assert not document.slo.held
     assert document.server_metrics is not None
     assert document.server_metrics.steps_delta == document.totals.steps_with_warmup > 0
 

@@ -77,6 +77,18 @@ def test_a_failure_is_counted_under_its_reason_or_its_code() -> None:
     assert set(recorder.take(0, 100.5, 0.0).errors) == {"MODEL_NOT_FOUND", "UNAVAILABLE"}
 
 
+@pytest.mark.parametrize(("is_open", "failed"), [(False, 1), (True, 0)])
+def test_a_session_that_cannot_be_opened_is_a_request_that_is_not_sent_in_a_closed_loop(
+    is_open: bool, failed: int
+) -> None:
+    recorder = Members(is_open=is_open).recorders[0]
+    recorder.not_opened("step", "QUOTA_EXCEEDED", at=99.9)
+    recorder.not_opened("step", "QUOTA_EXCEEDED", at=100.1)
+    interval = recorder.take(0, 100.5, 0.0)
+    assert interval.errors == {"QUOTA_EXCEEDED": 2}
+    assert sum(counts.failed for counts in interval.kinds.values()) == failed
+
+
 def test_the_processes_are_added_up_second_by_second() -> None:
     collector = Collector(measured_s=2.0)
     for part, recorder in enumerate(Members(is_open=True).recorders):

@@ -76,7 +76,8 @@ class Caller:
                     return False
                 self._session = await self._opened()
         except CellServeError as error:
-            self._recorder.trouble(error, self._clock.now())
+            kind = STEP if traffic.step_share > 0 else SEQUENCE
+            self._recorder.not_opened(kind, reason_of(error), self._clock.now())
             await self._clock.pause(PAUSE_AFTER_ERROR_S)
             return False
         self._recorder.opened()
