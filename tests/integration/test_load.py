@@ -240,6 +240,7 @@ def test_an_interrupted_load_reports_and_deletes_its_sessions(target: Target) ->
     document = LoadDocument.from_json(json.loads(printed))
     assert (process.returncode, said) == (130, "")
     assert document.failure == "interrupted before its end"
+    assert len(document.timeline) <= document.seconds + 1
     assert document.server_metrics is not None
     assert document.server_metrics.steps_delta == document.totals.steps_with_warmup
     assert target.sessions() == 0

@@ -105,7 +105,7 @@ def test_the_processes_are_added_up_second_by_second() -> None:
     assert (totals.requests, totals.steps, totals.failed) == (20, 110, 2)
     assert totals.steps_with_warmup == 118
     assert (totals.steps_per_second, totals.requests_per_second, totals.offered_per_second) == (44.0, 8.0, 5.0)
-    seconds = collector.timeline(is_open=True)
+    seconds = collector.timeline(is_open=True, seconds=2.5)
     assert [second.steps for second in seconds] == [44, 44, 22]
     assert [second.errors for second in seconds] == [0, 2, 0]
     assert [second.offered_per_second for second in seconds] == [4, 4, 2]
@@ -124,8 +124,10 @@ def test_a_second_without_any_answer_is_in_the_timeline() -> None:
     collector = Collector(measured_s=2.0)
     recorder = Members().recorders[0]
     collector.add(0, recorder.take(0, 100.5, 0.0))
-    seconds = collector.timeline(is_open=False)
+    seconds = collector.timeline(is_open=False, seconds=2.0)
     assert [(second.second, second.requests, second.p50_ms) for second in seconds] == [(0, 0, None), (1, 0, None)]
+    # It was stopped before the end that was planned.
+    assert len(collector.timeline(is_open=False, seconds=0.4)) == 1
     assert collector.totals(2.0, None).offered_per_second is None
 
 

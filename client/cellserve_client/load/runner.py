@@ -185,7 +185,7 @@ async def _document(
         percentiles=latencies.percentiles(),
         histogram=latencies.encoded(),
         by_kind=collector.by_kind(),
-        timeline=collector.timeline(plan.is_open),
+        timeline=collector.timeline(plan.is_open, seconds),
         errors=dict(sorted(collector.errors.items())),
         server_metrics=None
         if watch is None
