@@ -90,7 +90,7 @@ def test_a_session_that_cannot_be_opened_is_a_request_that_is_not_sent_in_a_clos
 
 
 def test_the_processes_are_added_up_second_by_second() -> None:
-    collector = Collector(measured_s=2.0)
+    collector = Collector(measured_s=2.0, parts=2)
     for part, recorder in enumerate(Members(is_open=True).recorders):
         for number in range(5):
             now = 100 + number * 0.5
@@ -129,6 +129,24 @@ def test_a_second_without_any_answer_is_in_the_timeline() -> None:
     # It was stopped before the end that was planned.
     assert len(collector.timeline(is_open=False, seconds=0.4)) == 1
     assert collector.totals(2.0, None).offered_per_second is None
+
+
+def test_the_seconds_of_a_long_test_are_kept_as_figures_once_all_processes_have_told_of_them() -> None:
+    collector = Collector(measured_s=60.0, parts=2)
+    recorders = Members().recorders
+    # The second process is behind by three seconds.
+    for part, numbers in ((0, range(100)), (1, range(94))):
+        for number in numbers:
+            now = 100 + number * 0.5
+            for thousandth in range(100):
+                recorders[part].answered("step", 1, due=now, sent=now, at=now + (1 + thousandth + 100 * part) / 1e3)
+            collector.add(part, recorders[part].take(number, now + 0.5, 0.0))
+    assert sum(second.latencies.count for second in collector._seconds.values()) == 400 + 3 * 200
+    seconds = collector.timeline(is_open=False, seconds=50.0)
+    assert {second.requests for second in seconds[:47]} == {400}
+    assert all(second.p50_ms == pytest.approx(100, rel=1e-3) for second in seconds[:47])
+    assert all(second.max_ms == pytest.approx(200, rel=1e-3) for second in seconds[:47])
+    assert [second.max_ms for second in seconds[47:]] == [pytest.approx(100, rel=1e-3)] * 3
 
 
 def test_progress_tells_of_the_last_interval() -> None:
