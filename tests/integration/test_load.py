@@ -263,9 +263,7 @@ def test_a_load_that_is_killed_deletes_its_sessions(target: Target) -> None:
     assert target.sessions() == 0
 
 
-def test_why_a_process_cannot_begin_is_told_in_one_sentence(
-    target: Target, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_why_a_process_cannot_begin_is_told_in_one_sentence(target: Target, capfd: pytest.CaptureFixture[str]) -> None:
     async def begun() -> None:
         async with Crew(target.plan(), "models/gone/versions/1", lambda *_: None) as crew:
             await crew.begin(asyncio.Event())

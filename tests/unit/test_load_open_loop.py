@@ -134,6 +134,7 @@ def test_sessions_that_cannot_be_had_are_not_asked_for_after_a_stop() -> None:
         class RefusedCaller(KnownCaller):
             async def open(self) -> bool:
                 stopped.append(clock.is_stopped)
+                answers.begun.set()
                 # As ``Caller``: refused at once after the stop, and after a pause before it.
                 await clock.pause(600.0)
                 return False
@@ -142,8 +143,7 @@ def test_sessions_that_cannot_be_had_are_not_asked_for_after_a_stop() -> None:
         times = (clock.began + time_s for time_s in (0.0, 300.0))
         recorder = Recorder(clock, is_open=True)
         running = asyncio.create_task(OpenLoop([RefusedCaller(answers)], 1, clock, times, recorder, "step").run())
-        while not stopped:
-            await asyncio.sleep(0)
+        await answers.begun.wait()
         clock.stop()
         await running
         return stopped

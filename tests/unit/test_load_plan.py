@@ -145,7 +145,8 @@ def test_a_latency_is_not_held_when_nothing_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "p99", "p99<20", "p99<20%", "errors<1ms", "errors<1", "errors<0.01", "rate>5ms", "p101<1ms", "p99=1ms", "a,b"]
+    "text",
+    ["", "p99", "p99<20", "p99<20%", "errors<1ms", "errors<1", "errors<0.01", "rate>5ms", "p101<1ms", "p99=1ms", "a,b"],
 )
 def test_what_is_no_objective_is_refused(text: str) -> None:
     with pytest.raises(FieldInvalidError, match="slo: expected terms such as p99<20ms"):

@@ -191,7 +191,7 @@ class Collector:
         return found
 
     def timeline(self, is_open: bool, seconds: float) -> tuple[Second, ...]:
-        """The seconds that were measured, so many, and those after them in which something was still answered, or failed."""
+        """The seconds that were measured, so many, and those after them in which something was answered, or failed."""
         last = max((number for number, second in self._seconds.items() if second.requests or second.errors), default=-1)
         found = []
         for number in range(max(last + 1, math.ceil(seconds))):
