@@ -37,6 +37,7 @@ RATIOS = {
 }
 COPIES: dict[str, Sequence[str]] = {
     "without metrics": without.METRICS,
+    "without tracing": without.TRACING,
     "an untouched copy": (),
 }
 STEPS_METRIC = "cellserve_steps_total"
@@ -76,12 +77,11 @@ async def measure(plan: Plan, progress: Progress) -> Result:
 def _report(result: Result, names: list[str], pairs: list[Pair]) -> None:
     ratios = {}
     for key, (over, under) in RATIOS.items():
-        if under in names:
-            above, below = names.index(over), names.index(under)
-            found = [pair[above].server_cpu_us / pair[below].server_cpu_us for pair in pairs]
-            low, high = median_interval(found)
-            result.keys |= {key: statistics.median(found), f"{key}_low": low, f"{key}_high": high}
-            ratios[over if under == AS_IT_IS else under] = f"{result.keys[key]:.3f} ({low:.3f} to {high:.3f})"
+        above, below = names.index(over), names.index(under)
+        found = [pair[above].server_cpu_us / pair[below].server_cpu_us for pair in pairs]
+        low, high = median_interval(found)
+        result.keys |= {key: statistics.median(found), f"{key}_low": low, f"{key}_high": high}
+        ratios[over if under == AS_IT_IS else under] = f"{result.keys[key]:.3f} ({low:.3f} to {high:.3f})"
     for place, name in enumerate(names):
         samples = [pair[place] for pair in pairs]
         result.rows.append(

@@ -86,8 +86,8 @@ class OpenLoop:
                     await self._clock.until(moment)
                 elif number % MOST_AT_ONCE == 0:
                     await asyncio.sleep(0)  # Answers are to be read, even if the schedule alone is too much.
-                if self._clock.now() < moment:
-                    break  # The test was stopped.
+                if self._clock.is_stopped:
+                    break
                 self._recorder.offered(moment)
                 if len(self._waiting) >= MAX_WAITING:
                     self._give_up(moment)
