@@ -13,7 +13,6 @@ from cellserve_server.config import ServerConfig
 from tests.clocks import ManualClock
 from tests.servers import TEST_CONFIG, LoopThread, RunningApp, running_app, server_process
 
-
 # What a machine does beside the tests is no fault of an example that took long.
 settings.register_profile("cellserve", deadline=None)
 settings.load_profile("cellserve")

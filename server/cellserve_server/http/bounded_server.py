@@ -52,8 +52,8 @@ class BoundedServer(ThreadingWSGIServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Logs a bug; a caller who goes, or is too slow, is none."""
         error = sys.exception()
-        if not isinstance(error, (TimeoutError, ConnectionError)):
-            structlog.get_logger("cellserve.http").error("page_failed", exc_info=error)
+        if not isinstance(error, OSError):  # It was reset, or its time is over.
+            structlog.get_logger("cellserve.http").error("http_failed", exc_info=error)
 
 
 class BoundedHandler(WSGIRequestHandler):
