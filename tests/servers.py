@@ -37,7 +37,8 @@ RPC_TIMEOUT_S = 20.0
 START_TIMEOUT_S = 30.0
 LISTENING = "cellserve listening on "
 NO_MODELS = "no-such-folder"
-TEST_CONFIG = ServerConfig(port=0, http_port=-1, models=NO_MODELS, drain_timeout_s=10.0)
+# How slow the machine is just now is not to change what a tick takes.
+TEST_CONFIG = ServerConfig(port=0, http_port=-1, models=NO_MODELS, drain_timeout_s=10.0, max_tick_us=10**9)
 
 
 class LoopThread:

@@ -96,9 +96,12 @@ class Lane:
     def observe(self, rows: int, seconds: float) -> None:
         """Learns how much processor time a step took."""
         size_class = rows.bit_length()
-        for known_seconds, new in ((self._seconds, seconds), (self._row_seconds, seconds / rows)):
-            known = known_seconds.get(size_class, new)
-            known_seconds[size_class] = known + SMOOTHING * (new - known)
+        known = self._seconds.get(size_class, seconds)
+        self._seconds[size_class] = known + SMOOTHING * (seconds - known)
+        row_s = seconds / rows
+        known = self._row_seconds.get(size_class, row_s)
+        # The best counts at once: the first steps of a model are slow ones.
+        self._row_seconds[size_class] = min(known + SMOOTHING * (row_s - known), row_s)
 
 
 class LaneTable:
