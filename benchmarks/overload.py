@@ -60,7 +60,7 @@ class Plan:
     rhythm: Rhythm
 
 
-FULL = Plan(256, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=3, warmup_s=0.5, seconds=3.0))
+FULL = Plan(320, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=6, warmup_s=0.5, seconds=1.5))
 QUICK = Plan(128, 0.5, (1.0, 4.0), 16, Rhythm(rounds=1, warmup_s=0.5, seconds=1.0))
 
 
@@ -200,8 +200,8 @@ async def offer(server: ServerProcess, sessions: list[aio.Session], inputs: Arra
 
 
 async def measure(plan: Plan, progress: Progress) -> Result:
-    """Keys, for each way and for the worst of them (without a name), each at the last level, x the best of any level of
-    the same round: ``goodput_ratio``; ``work_ratio``, the same of what a second of the server's processor time gave,
+    """Keys, for each way and for the worst of them (without a name), each at the last level, x the best of all:
+    ``goodput_ratio``; ``work_ratio``, the same of what a second of the server's processor time gave,
     which a busy machine changes less; and ``rss_growth``, the server's memory, x that at the first level.
     """
     progress.expect(plan.rhythm.rounds * len(WAYS))
@@ -214,7 +214,8 @@ async def measure(plan: Plan, progress: Progress) -> Result:
         for number in range(plan.rhythm.rounds):
             capacity = (await call_in_loops("capacity", callers, server, plan.rhythm)).rate
             for way, sessions in pools.items():
-                for level in plan.levels:
+                # There and back, so that no place in the round is a level's.
+                for level in plan.levels[:: -1 if number % 2 else 1]:
                     burst = Burst(way, number, level, capacity, plan.rhythm.seconds)
                     await offer(server, sessions, inputs, plan, burst)
                     bursts.append(burst)
@@ -225,29 +226,26 @@ async def measure(plan: Plan, progress: Progress) -> Result:
 def result_of(bursts: Sequence[Burst], plan: Plan) -> Result:
     """What the bursts say together."""
     keys: dict[str, float] = {"capacity": statistics.median(burst.capacity for burst in bursts)}
+    rows: list[dict[str, Cell]] = []
     for way in WAYS:
-        rounds = [
-            [burst for burst in bursts if (burst.way, burst.number) == (way, number)]
-            for number in range(plan.rhythm.rounds)
-        ]
-        keys[f"goodput_ratio_{way}"] = statistics.median(to_best(levels, lambda one: one.goodput) for levels in rounds)
-        keys[f"work_ratio_{way}"] = statistics.median(to_best(levels, lambda one: one.work) for levels in rounds)
-        keys[f"rss_growth_{way}"] = statistics.median(levels[-1].peak_bytes / levels[0].peak_bytes for levels in rounds)
+        levels = [[one for one in bursts if (one.way, one.level) == (way, level)] for level in plan.levels]
+        keys[f"goodput_ratio_{way}"] = to_best(levels, lambda one: one.goodput)
+        keys[f"work_ratio_{way}"] = to_best(levels, lambda one: one.work)
+        keys[f"rss_growth_{way}"] = statistics.median(
+            last.peak_bytes / first.peak_bytes for first, last in zip(levels[0], levels[-1], strict=True)
+        )
+        rows += [row_of(level) for level in levels]
     keys["goodput_ratio"] = min(keys[f"goodput_ratio_{way}"] for way in WAYS)
     keys["work_ratio"] = min(keys[f"work_ratio_{way}"] for way in WAYS)
     keys["rss_growth"] = max(keys[f"rss_growth_{way}"] for way in WAYS)
-    rows = [
-        row_of([burst for burst in bursts if (burst.way, burst.level) == (way, level)])
-        for way in WAYS
-        for level in plan.levels
-    ]
     notes = [f"in time is within {plan.deadline_s:g} s; a step is {ROWS} rows through {LAYERS} LSTMs of {UNITS} units"]
     return Result(keys, rows, [asdict(burst) for burst in bursts], notes)
 
 
-def to_best(levels: Sequence[Burst], value: Callable[[Burst], float]) -> float:
-    """A value of the last level, x the best of all; 0 where there is nothing."""
-    return value(levels[-1]) / (max(value(burst) for burst in levels) or 1.0)
+def to_best(levels: Sequence[Sequence[Burst]], value: Callable[[Burst], float]) -> float:
+    """A value of the last level, x the best of all, in medians over the rounds; 0 where there is nothing."""
+    medians = [statistics.median(value(burst) for burst in bursts) for bursts in levels]
+    return medians[-1] / (max(medians) or 1.0)
 
 
 def row_of(bursts: Sequence[Burst]) -> dict[str, Cell]:

@@ -244,3 +244,16 @@ def test_one_that_has_the_server_to_itself_goes_on_as_long_as_it_may() -> None:
         assert run.error is None
 
     drive(test, max_tick_rows=1, max_chunk_steps=1)
+
+
+def test_to_try_again_before_the_same_deadline_is_in_vain() -> None:
+    async def test(bench: Bench) -> None:
+        bench.engine.lanes[bench.model].observe(1, 10.0)
+        run = bench.run(bench.session(), deadline=bench.clock() + 4)
+        done = submit_all(bench, [run])
+        bench.clock.advance(1)
+        await until(lambda: bool(done))
+        assert isinstance(run.error, QueueFullError)
+        assert run.error.retry_after_s == 3.0
+
+    drive(test)

@@ -65,12 +65,15 @@ def rest_s(run: Run, now: float, chunk_s: float, chunk_steps: int) -> float:
     return SLOWER_LATER * max(waited_s, min(chunk_s, BELIEF * waited_s)) / chunk_steps * run.steps
 
 
-def overload_error(waited_s: float) -> QueueFullError:
-    """What work is told that could not be done in time. To try again sooner than it has waited is in vain."""
+def overload_error(waited_s: float, left_s: float) -> QueueFullError:
+    """What work is told that could not be done in time.
+
+    To try again before the same deadline is in vain, as it is sooner than it has waited: RetryInfo says the longer.
+    """
     return QueueFullError(
         f"the server is overloaded: after {waited_s:.3g} s too little time was left to be done before the deadline; "
         "nothing was applied",
-        retry_after_s=waited_s,
+        retry_after_s=max(waited_s, left_s),
     )
 
 

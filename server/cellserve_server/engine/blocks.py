@@ -142,7 +142,7 @@ class StepBlock:
         return [
             self.refusal
             or self.refusals.get(position)
-            or (too_late_error() if left_s <= 0 else overload_error(waited_s) if left_s < least_s else None)
+            or (too_late_error() if left_s <= 0 else overload_error(waited_s, left_s) if left_s < least_s else None)
             for position, left_s in zip(positions, lefts_s, strict=True)
         ]
 

@@ -75,7 +75,7 @@ def still_wanted(run: Run, now: float, owner: Owner, least_s: float = 0.0) -> bo
     try:
         check_alive(run, now)
         if run.deadline is not None and run.deadline - now < least_s:
-            raise overload_error(now - run.ready)
+            raise overload_error(now - run.ready, run.deadline - now)
     except CellServeError as error:
         owner.finish(run, error)
         return False
