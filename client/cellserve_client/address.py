@@ -11,17 +11,21 @@ MAX_ADDRESS_CHARS = 512
 MAX_ADDRESSES = 256
 # In front of a name whose addresses are all replicas: gRPC's own word for it.
 NAME_PREFIX = "dns:///"
-# What grpc's long messages say in the end; the first that occurs is told.
-CONNECTION_TROUBLES = (
+# What grpc's long messages say in the end where nothing listens at the address, or there is no such address.
+NOBODY_THERE = (
     "connection refused",
-    "connection reset",
-    "socket closed",
-    "broken pipe",
     "no route to host",
     "network is unreachable",
     "name or service not known",
     "dns resolution failed",
     "domain name not found",
+)
+# What they may say at all; the first that occurs is told.
+CONNECTION_TROUBLES = (
+    *NOBODY_THERE,
+    "connection reset",
+    "socket closed",
+    "broken pipe",
     "keepalive watchdog timeout",
     "timed out",
     "timeout",
@@ -114,3 +118,8 @@ def unreachable(address: Address, detail: str, was_reached: bool) -> Unavailable
             "machine can reach?"
         )
     return UnavailableError(message, metadata={"address": address.target})
+
+
+def is_somebody_there(error: UnavailableError) -> bool:
+    """Whether an error is one of ``unreachable``, and something listens at the address all the same, perhaps."""
+    return "address" in error.metadata and not any(f"({trouble})" in error.message for trouble in NOBODY_THERE)

@@ -43,6 +43,8 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.certificates import CertificateFiles
+from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
 from cellserve_server.tracing.opening import open_tracing
@@ -119,8 +121,18 @@ class App:
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
+        self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
         self.keeping = Keeping(
-            config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
+            config,
+            store,
+            self.residents,
+            self.models,
+            self.metrics,
+            clock,
+            new_id,
+            self._note_bug,
+            self._note_store,
+            PeerChannels(self._certificates, config.tls_server_name),
         )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
         self._tracing = open_tracing(config) if tracing is None else tracing
@@ -215,7 +227,10 @@ class App:
         self._begin("sweeper", self._sweep_models())
         self._begin("model-watch", self._watch_models())
         await self._set_health(True)
-        self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
+        has_tls = self._certificates is not None
+        self._log.info(
+            "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()
+        )
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
@@ -243,8 +258,12 @@ class App:
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
         )
+        address = host_port(config.host, config.port)
         try:
-            self._port = server.add_insecure_port(host_port(config.host, config.port))
+            if self._certificates is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, server_credentials(self._certificates))
         except RuntimeError as error:
             raise bind_error("--port", config.host, config.port) from error
         return server

@@ -47,12 +47,13 @@ def require_private_or_insecure(config: ServerConfig) -> None:
     Raises:
         StartError: naming the flag.
     """
-    pages = [("--http-host", config.http_host)] if config.http_port != -1 else []
-    for flag, host in (("--host", config.host), *pages):
+    rpcs = [] if config.tls_cert else [("--host", config.host, "--tls-cert and --tls-key")]
+    pages = [("--http-host", config.http_host, "127.0.0.1")] if config.http_port != -1 else []
+    for flag, host, remedy in (*rpcs, *pages):
         if not config.insecure and not _is_loopback(host):
             raise StartError(
                 f"{flag}: {host!r} is reached by other machines and there is no TLS; "
-                "use 127.0.0.1, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
+                f"use {remedy}, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
             )
 
 

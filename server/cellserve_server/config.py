@@ -27,9 +27,24 @@ class ServerConfig:
     """The server's settings. Defaults suit one machine of a few cores."""
 
     # Where
-    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs --insecure.")
+    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs TLS, or --insecure.")
     port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0, 65_535)
     insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
+    tls_cert: str = _setting(
+        "", "The server's certificate, its issuers' after it, in PEM: TLS alone is spoken. Read again when it changes."
+    )
+    tls_key: str = _setting("", "Its private key, in PEM, without a passphrase.")
+    tls_client_ca: str = _setting(
+        "", "Who issues clients' certificates, in PEM: a client has to show one, and other replicas show --tls-cert."
+    )
+    tls_ca: str = _setting(
+        "",
+        "Who issues the certificates of other replicas, in PEM; without it --tls-client-ca, or those that this machine "
+        "trusts.",
+    )
+    tls_server_name: str = _setting(
+        "", "The name that the certificates of other replicas are for; without it the host of their address."
+    )
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     models_poll_s: float = _setting(
         5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
@@ -175,6 +190,11 @@ class ServerConfig:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
             if maximum is not None and value > maximum:
                 raise ValueError(f"{item.name}: expected at most {maximum}; got {value}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"{missing}: expected a file, since {given} is given; got none")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca: expected tls_cert and tls_key with it; got none")
         if self.durability not in DURABILITIES:
             raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
         if self.tracing not in TRACINGS:

@@ -32,6 +32,7 @@ GRPC_MODULES = {
     "edge.service",
     "healthcheck",
     "keeping.peers",
+    "security.tls",
 }
 # The server's floors from the top to the ground; nothing imports from a floor above its own. What is not listed, such
 # as settings and metrics, is used on several.

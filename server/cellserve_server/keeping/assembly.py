@@ -26,6 +26,7 @@ from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.keeping.takeover import Takeover
 from cellserve_server.metrics import Metrics
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.tls import PeerChannels
 from cellserve_server.sessions.seats import DIRTY
 from cellserve_server.stores.base import Store
 
@@ -46,6 +47,7 @@ class Keeping:
         new_id: makes uids.
         on_bug: called with an error after which the server is of no more use.
         on_store: told when the store does not answer any more, and when it does again.
+        peer_channels: opens connections to other replicas.
 
     Attributes:
         keeper: finds, makes and ends sessions.
@@ -66,6 +68,7 @@ class Keeping:
         new_id: Callable[[], str],
         on_bug: Callable[[BaseException], None],
         on_store: Callable[[bool], Awaitable[None]],
+        peer_channels: PeerChannels,
     ) -> None:
         self.stored: StoreKeeper | None = None
         self.departures: Departures | None = None
@@ -76,7 +79,7 @@ class Keeping:
         self._engine = residents.engine
         self._on_bug = on_bug
         self._watch = StoreWatch(store, metrics.stores, on_store)
-        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
+        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id(), peer_channels)
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
         if store.is_volatile:

@@ -11,6 +11,7 @@ import structlog
 from cellserve.errors import STATUS_DETAILS_KEY, QueueFullError, StoreUnavailableError, from_rpc_error
 from cellserve.v1 import peer_service_pb2, peer_service_pb2_grpc
 from cellserve_server.keys import SessionKey
+from cellserve_server.security.tls import PeerChannels
 
 # One that did not answer is not asked again for so long: its sessions are taken from it at once.
 SILENCE_S = 1.0
@@ -30,17 +31,22 @@ class Peers:
         timeout_s: how long an answer is waited for.
         clock: seconds, never going back.
         process_id: tells this process from those before it at the same address.
+        opener: opens the connections.
 
     Attributes:
         own: this replica's address, once it is known.
     """
 
-    def __init__(self, timeout_s: float, clock: Callable[[], float], process_id: str) -> None:
+    def __init__(self, timeout_s: float, clock: Callable[[], float], process_id: str, opener: PeerChannels) -> None:
         self.own = ""
         self._process_id = process_id
         self._timeout_s = timeout_s
         self._clock = clock
+        self._opener = opener
+        self._version = opener.version()
         self._channels: dict[str, grpc.aio.Channel] = {}
+        # Those from before the certificates changed: what is under way there may finish.
+        self._former: dict[str, grpc.aio.Channel] = {}
         self._silent_until: dict[str, float] = {}
         self._log = structlog.get_logger("cellserve.peers")
 
@@ -100,19 +106,26 @@ class Peers:
 
     async def close(self) -> None:
         """Closes the connections."""
-        channels, self._channels = self._channels, {}
-        for channel in channels.values():
+        channels = [*self._former.values(), *self._channels.values()]
+        self._former, self._channels = {}, {}
+        for channel in channels:
             await channel.close()
 
     def _channel(self, owner: str) -> grpc.aio.Channel:
+        if (version := self._opener.version()) is not self._version:
+            self._version = version
+            self._former, self._channels = self._channels, {}
         channel = self._channels.get(owner)
         if channel is None:
             if len(self._channels) >= MAX_PEERS:
                 # Addresses come and go with their pods: the one known longest is the likeliest to be gone.
                 self._channels.pop(next(iter(self._channels)))
             # A replica that comes back is to be found again soon.
-            options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
-            channel = self._channels[owner] = grpc.aio.insecure_channel(owner, options=options)
+            options: list[tuple[str, str | int]] = [
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ]
+            channel = self._channels[owner] = self._opener.open(owner, options)
         return channel
 
 
