@@ -33,5 +33,8 @@ def make_store(url: str, clock: Callable[[], float], *, fsync: bool, timeout_s: 
         return SqliteStore(rest, clock, fsync, timeout_s=timeout_s)
     if scheme in ("redis", "rediss") and rest.startswith("//"):
         return RedisStore(url, clock, timeout_s)
-    shown = without_password(url) if "//" in url else url
+    if "//" in url:
+        shown = without_password(url)
+    else:  # It may be meant for one, and have a password.
+        shown = f"{scheme}:***" if "@" in rest or "?" in rest else url
     raise StartError(f"--store: expected {FORMS}; got {shown!r}")
