@@ -1,1 +1,1 @@
-"""Everything that comes and goes, for minutes: what a server holds afterwards. ``python -m tests.soak --minutes 15``."""
+"""For minutes everything comes and goes: what does a server hold afterwards? ``python -m tests.soak --help``."""

@@ -27,9 +27,13 @@ def main(minutes: float, seconds: float | None, store: str, seed: int) -> None:
     minute. The last line is one JSON object; the exit code is 0 only if all was as it has to be.
     """
     duration_s = 60 * minutes if seconds is None else seconds
-    with tempfile.TemporaryDirectory(prefix="cellserve-soak-") as folder:
-        with premises(store, Path(folder)) as house, failures_told(), progress("seconds", round(duration_s)) as note:
-            report, errors = asyncio.run(soak(house, duration_s, seed, note))
+    with (
+        tempfile.TemporaryDirectory(prefix="cellserve-soak-") as folder,
+        premises(store, Path(folder)) as house,
+        failures_told(),
+        progress("seconds", round(duration_s)) as note,
+    ):
+        report, errors = asyncio.run(soak(house, duration_s, seed, note))
     end_with(asdict(report), errors, passed=report.passed)
 
 

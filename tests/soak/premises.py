@@ -27,7 +27,7 @@ POLL_MODELS_S = 1
 REST_WITHIN_S = 40.0
 POLL_S = 0.1
 # Longer than the longest ttl of what callers leave behind.
-SAME_READINGS = 40
+SAME_READINGS = 50
 _PAGE = re.compile(r"http://[\w.\-]+:\d+/metrics")
 
 
@@ -72,10 +72,10 @@ class Premises:
         """Its memory in RAM."""
         return reading_of(self._process.process.pid).rss_bytes
 
-    @property
-    def log(self) -> str:
-        """What it has logged."""
-        return self._process.errors()
+    def thread_names(self) -> list[str]:
+        """What the system calls its threads."""
+        tasks = Path("/proc", str(self._process.process.pid), "task")
+        return sorted((task / "comm").read_text().strip() for task in tasks.iterdir())
 
     def sessions_ended(self) -> int:
         """How many sessions have ended since it began."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -130,9 +130,11 @@ async def soak(
         warm_up_s = min(max(PART_OF_WARM_UP * seconds, WARM_UP_MIN_S), WARM_UP_MAX_S)
         await _visited(premises, visitors, residents, warm_up_s, lambda _: note(0, "warming up"), until_full=True)
         before, rss_before = await premises.at_rest(), premises.rss_bytes
+        print(before, Counter(premises.thread_names()))
         ended, visits = premises.sessions_ended(), visitors.visits.copy()
         readings = await _visited(premises, visitors, residents, seconds, lambda s: note(s, "visited"))
         after, rss_after = await premises.at_rest(before), premises.rss_bytes
+        print(after, Counter(premises.thread_names()))
         ended = premises.sessions_ended() - ended
         await residents.step()
     times, bytes_ = np.array(readings).T

@@ -69,6 +69,6 @@ def test_settings_do_not_show_the_store() -> None:
     ],
 )
 def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
-    with pytest.raises(StartError, match="^--store: expected memory:") as told:
+    with pytest.raises(StartError, match=r"^--store: expected memory:") as told:
         make_store(url, lambda: 0.0, fsync=False, timeout_s=1.0)
     assert SECRET not in str(told.value)
