@@ -14,7 +14,7 @@ import numpy as np
 from cellserve_client import aio
 from tests.soak.premises import REMEMBERED, Premises, left_behind
 from tests.soak.residents import Residents
-from tests.soak.visits import COMMON, SOLITARY, Deed, Visit
+from tests.soak.visits import COMMON, SOLITARY, Deed, Visit, crowd
 
 MIB = 1 << 20
 CALLERS = 3
@@ -23,6 +23,7 @@ SAMPLE_S = 1.0
 PART_OF_WARM_UP = 0.2
 WARM_UP_MIN_S, WARM_UP_MAX_S = 5.0, 60.0
 FULL_WITHIN_S = 120.0
+CROWDS, FIRST_OF_CROWDS = 3, 10_000_000
 MAX_MIB_PER_MINUTE = 1.0
 # A slope means nothing in less: a shorter run may grow by so much in all.
 SLOPE_FROM_S = 180.0
@@ -129,6 +130,8 @@ async def soak(
         visitors = Visitors(premises, seed)
         warm_up_s = min(max(PART_OF_WARM_UP * seconds, WARM_UP_MIN_S), WARM_UP_MAX_S)
         await _visited(premises, visitors, residents, warm_up_s, lambda _: note(0, "warming up"), until_full=True)
+        for number in range(CROWDS):
+            await crowd(Visit(premises, Random(seed), FIRST_OF_CROWDS * (number + 1)))
         before, rss_before = await premises.at_rest(), premises.rss_bytes
         print(before, Counter(premises.thread_names()))
         ended, visits = premises.sessions_ended(), visitors.visits.copy()
@@ -138,6 +141,8 @@ async def soak(
         ended = premises.sessions_ended() - ended
         await residents.step()
     times, bytes_ = np.array(readings).T
+    for part in np.array_split(np.arange(len(times)), 6):
+        print(round(times[part].mean()), round(bytes_[part].mean() / MIB, 2), round(bytes_[part].min() / MIB, 2))
     slope = float(np.polyfit(times, bytes_, 1)[0])
     report = SoakReport(
         seconds=seconds,

@@ -8,7 +8,7 @@ import shutil
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import TypeAlias
@@ -20,7 +20,7 @@ from google.protobuf.duration_pb2 import Duration
 from cellserve.errors import CellServeError, InvalidArgumentError, ModelNotFoundError, SessionNotFoundError
 from cellserve.tensors import Array
 from cellserve.v1 import model_service_pb2, model_service_pb2_grpc, recurrent_service_pb2_grpc, stream_pb2
-from cellserve_client import aio, rnn
+from cellserve_client import RetryPolicy, aio, rnn
 from deploy.fleet.ports import free_ports
 from tests.faults.tcp_proxy import HOST, TcpProxy
 from tests.soak.premises import DEPTH, POLL_MODELS_S, RESIDENT, Premises
@@ -32,6 +32,8 @@ WITHIN_S = 20.0
 COMING = "coming"
 LONG_SEQUENCE = 2000
 GROUP = 64
+# More than there are threads of any pool.
+CROWD = 48
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Visit:
 
     def connect(self, address: str = "") -> aio.Server:
         """A connection of its own."""
-        return aio.connect(address or self.premises.address, timeout_s=WITHIN_S)
+        # A port that a proxy had a moment ago is met with patience: grpc knows it as one that refuses.
+        retry = RetryPolicy(max_first_contact_attempts=50)
+        return aio.connect(address or self.premises.address, timeout_s=WITHIN_S, retry=retry)
 
 
 Deed: TypeAlias = Callable[[Visit], Awaitable[None]]
@@ -231,6 +235,11 @@ async def _unload(visit: Visit, full_name: str) -> None:
     async with grpc.aio.insecure_channel(visit.premises.address) as channel:
         stub = model_service_pb2_grpc.ModelServiceStub(channel)
         await stub.UnloadModel(model_service_pb2.UnloadModelRequest(name=full_name, force=True), timeout=WITHIN_S)
+
+
+async def crowd(visit: Visit) -> None:
+    """So much at once that the server has all the threads that it may ever have."""
+    await asyncio.gather(*(defined(replace(visit, number=visit.number + index)) for index in range(CROWD)))
 
 
 # What many callers do, and what one does at a time: it takes a process, or the folder's poll.
