@@ -59,8 +59,8 @@ def tell(audit: Audit) -> list[str]:
     if audit.unknown:
         shown = ", ".join(audit.unknown[:SHOWN]) + (", ..." if len(audit.unknown) > SHOWN else "")
         lines.append(
-            f"not audited: {len(audit.unknown)} packages ({shown}): the vulnerability service knows nothing of them, or "
-            "cannot be reached from here; run this where https://pypi.org can be"
+            f"not audited: {len(audit.unknown)} packages ({shown}): the vulnerability service cannot be reached from "
+            "here, or knows nothing of them; run this where the Python Package Index itself can be reached"
         )
     lines.append(f"{audit.known} packages audited, {len(audit.vulnerable)} vulnerabilities")
     return lines

@@ -1,6 +1,6 @@
-"""``python -m tests.deploy.watched_server ARGUMENTS``: `cellserve ARGUMENTS`, which tells when it starts a program or writes.
+"""``python -m tests.deploy.watched_server ...``: ``cellserve ...``, which tells when it starts a program, or writes.
 
-What Python itself is asked to do is told on standard error, a line each; libraries in C are not watched.
+Each is a line on standard error. What libraries in C do by themselves is not seen.
 """
 
 from __future__ import annotations
