@@ -47,22 +47,24 @@ def test_every_module_but_the_command_line_imports(environment: Environment) -> 
         "import importlib, pkgutil, cellserve, cellserve_client\n"
         "for package in (cellserve, cellserve_client):\n"
         "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
-        "        if module.name.split('.')[1:2] not in (['cli'], ['load'], ['server_metrics']):\n"
+        "        if module.name.split('.')[1:2] not in (['cli'], ['load'], ['server_metrics'], ['top']):\n"
         "            importlib.import_module(module.name)\n"
         "            print(module.name)\n"
     )
     assert "cellserve.v1.stream_pb2" in environment.run("-W", "error", "-c", program).stdout.split()
 
 
-def test_types_and_the_contract_come_with_it(environment: Environment) -> None:
+def test_types_the_contract_and_the_page_of_load_tests_come_with_it(environment: Environment) -> None:
     program = (
         "import importlib.resources as r\n"
         "v1 = r.files('cellserve') / 'v1'\n"
         "parts = [r.files('cellserve') / 'py.typed', r.files('cellserve_client') / 'py.typed',\n"
         "         v1 / 'stream.proto', v1 / 'stream_pb2.pyi']\n"
-        "print([part.is_file() for part in parts])"
+        "page = r.files('cellserve_client') / 'load' / 'page'\n"
+        "parts += [page / 'report.html', page / 'page.js', page / 'uPlot.LICENSE']\n"
+        "print(all(part.is_file() for part in parts))"
     )
-    assert environment.run("-c", program).stdout == "[True, True, True, True]\n"
+    assert environment.run("-c", program).stdout == "True\n"
 
 
 def test_the_command_says_what_to_install(environment: Environment) -> None:

@@ -14,6 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from cellserve_client.load.comparison import compare
 from cellserve_client.load.document import LoadDocument, Target
 from cellserve_client.load.html_report import write_comparison_html, write_html
+from cellserve_client.load.latencies import Latencies
 from tests.browser import Browser, running_browser
 from tests.load_documents import STALL_SECOND, closed_document, open_document
 
@@ -208,6 +209,19 @@ def test_what_documents_say_is_shown_and_never_run(browser: Browser, tmp_path: P
         assert browser.driver.find_elements(By.TAG_NAME, "img") == []
         assert len(browser.driver.find_elements(By.TAG_NAME, "script")) == 3
         assert browser.problems() == []
+
+
+def test_a_test_of_a_second_and_one_without_an_answer_are_pages_too(browser: Browser, tmp_path: Path) -> None:
+    document = closed_document(seconds=1)
+    moment = replace(document.timeline[0], p50_ms=5.0, p99_ms=5.0, max_ms=5.0)
+    open_page(browser, replace(document, timeline=(moment,)), tmp_path)
+    assert pixels(browser, "throughput", INK[0]) > 5  # A point.
+    nothing = Latencies()
+    silent = replace(document, timeline=(), percentiles=(), latency_ms=nothing.summary(), by_kind={}, failure="silence")
+    open_page(browser, silent, tmp_path)
+    assert browser.driver.find_elements(By.TAG_NAME, "figure") == []
+    assert "Failed: silence" in browser.driver.find_element(By.TAG_NAME, "main").text
+    assert browser.problems() == []
 
 
 def test_its_policy_lets_nothing_else_run(browser: Browser, tmp_path: Path) -> None:

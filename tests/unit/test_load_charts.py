@@ -128,3 +128,19 @@ def test_figures_have_three_digits(value: float | None, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(5.0, "5 s"), (5.24, "5.2 s"), (120.0, "2 min"), (3725.0, "62 min 5 s")])
 def test_durations(value: float, text: str) -> None:
     assert figures.seconds_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        ("poisson", "poisson"),
+        (1024, "1,024"),
+        (0.5, "0.5"),
+        (["a:1", "b:1"], "a:1; b:1"),
+        ([{"seconds": 30.0, "sessions": 256, "rate": None}], "seconds 30, sessions 256"),
+    ],
+)
+def test_settings(value: object, text: str) -> None:
+    assert figures.setting_text(value) == text

@@ -14,7 +14,7 @@ from cellserve_client.cli.common import console, json_option, print_json, print_
 from cellserve_client.load import figures
 from cellserve_client.load.comparison import Comparison, Row, compare
 from cellserve_client.load.document_files import read_document
-from cellserve_client.load.html_report import setting_text, write_comparison_html
+from cellserve_client.load.html_report import write_comparison_html
 
 # The page has so many colours, and a terminal so much width.
 MAX_FILES = 6
@@ -82,7 +82,7 @@ def _print(comparison: Comparison) -> None:
     names = list(comparison.runs)
     if comparison.differing:
         settings = comparison.differing.items()
-        print_table(["setting", *names], [[name, *map(setting_text, values)] for name, values in settings])
+        print_table(["setting", *names], [[name, *map(figures.setting_text, values)] for name, values in settings])
     heads = ["", names[0]]
     for name in names[1:]:
         heads += [name, "ratio"]

@@ -76,8 +76,8 @@ class Chart:
 def charts_of(document: LoadDocument) -> list[Chart]:
     """All charts of one load test."""
     runs = {"": document}
-    found = [_throughput(document), _latency_over_time(document), percentile_chart(runs), _errors(document)]
-    found += [_sessions(document), *server_charts(runs)]
+    found = [_throughput(document), _latency_over_time(document), _percentiles(runs), _errors(document)]
+    found += [_sessions(document), *_server(runs)]
     if document.find_max is not None:
         found.append(_search(document.find_max))
     return [chart for chart in found if chart is not None]
@@ -98,8 +98,8 @@ def charts_of_all(runs: Runs) -> list[Chart]:
     found = [
         _overlay("throughput", "Throughput over time", "steps/s", steps),
         _overlay("latency", "p99 latency over time", "ms", p99, log=spread(p99)),
-        percentile_chart(runs),
-        *server_charts(runs),
+        _percentiles(runs),
+        *_server(runs),
     ]
     if any(second.errors for run in runs.values() for second in run.timeline):
         errors = over_time(lambda run: rates(run, lambda second: second.errors))
@@ -107,7 +107,7 @@ def charts_of_all(runs: Runs) -> list[Chart]:
     return [chart for chart in found if chart is not None]
 
 
-def percentile_chart(runs: Runs) -> Chart | None:
+def _percentiles(runs: Runs) -> Chart | None:
     """Latency by percentile; of one document with steps and sequences also by kind."""
     curves = [percentile_curve(name or "All requests", run.percentiles, run.latency_ms) for name, run in runs.items()]
     if len(runs) == 1:
@@ -115,14 +115,15 @@ def percentile_chart(runs: Runs) -> Chart | None:
         kinds = document.by_kind if len(document.by_kind) > 1 else {}
         curves += [percentile_curve(kind_text(kind), item.percentiles, item.latency_ms) for kind, item in kinds.items()]
     # The least latencies, which nobody minds, do not make the axis logarithmic.
-    halves = [Curve(curve.label, curve.x, curve.values[bisect_left(curve.x, log10(2)) :]) for curve in curves]
+    starts = [bisect_left(curve.x, log10(2)) for curve in curves]
+    halves = [Curve(curve.label, curve.x[at:], curve.values[at:]) for curve, at in zip(curves, starts, strict=True)]
     note = "How long the slowest waited: at 99.9 % one request in a thousand took longer than this."
     return _overlay(
         "percentiles", "Latency by percentile", "ms", curves, x_kind="percentile", note=note, log=spread(halves)
     )
 
 
-def server_charts(runs: Runs) -> list[Chart | None]:
+def _server(runs: Runs) -> list[Chart | None]:
     """What the servers' metrics told over time."""
 
     def overlay(key: str, title: str, unit: str, value: Callable[[ServerSecond], float | None]) -> Chart | None:

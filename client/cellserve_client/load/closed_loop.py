@@ -38,8 +38,8 @@ class ClosedLoop:
         # A group waits for all its tasks, even when it is interrupted.
         async with asyncio.TaskGroup() as group:
             while not self._clock.is_over:
-                self._wanted = self._level(self._clock.now() - self._clock.began)
-                for index in range(self._wanted):
+                before, self._wanted = self._wanted, self._level(self._clock.now() - self._clock.began)
+                for index in range(before, self._wanted):
                     if index not in self._running or self._running[index].done():
                         self._running[index] = group.create_task(self._send(index))
                 await self._clock.pause(LEVEL_INTERVAL_S)
@@ -47,13 +47,14 @@ class ClosedLoop:
     async def _send(self, index: int) -> None:
         """The requests of one session, as long as there are to be so many."""
         caller, clock = self._callers[index], self._clock
-        while not clock.is_over and index < self._wanted:
+        while not clock.is_over:
+            if index >= self._wanted:
+                await caller.close()
+                if index >= self._wanted:  # It may be wanted again meanwhile.
+                    return
             if not await caller.open() or clock.is_over:
                 continue
-            answered = await caller.request(None)
-            if not answered:
+            if not await caller.request(None):
                 await clock.pause(PAUSE_AFTER_ERROR_S)
             elif self._thinking is not None:
                 await clock.pause(self._thinking.draw(caller.random))
-        if not clock.is_over:
-            await caller.close()

@@ -1,8 +1,9 @@
-"""Numbers of a load test as people read them, in tables, on pages and on terminals."""
+"""Numbers and settings of load tests as people read them, in tables, on pages and on terminals."""
 
 from __future__ import annotations
 
 from math import floor, isfinite, log10
+from typing import Any
 
 NOTHING = "-"
 DIGITS = 3
@@ -44,3 +45,20 @@ def seconds_text(value: float) -> str:
 def ratio_text(value: float | None) -> str:
     """How many times as much: ``1.25x``."""
     return NOTHING if value is None else f"{value:.2f}x" if value < 100 else f"{value:,.0f}x"
+
+
+def setting_text(value: Any) -> str:
+    """A setting as it stands on pages and terminals."""
+    if value is None or value == [] or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (int, float)):
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
+    if isinstance(value, list):
+        return "; ".join(map(setting_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {setting_text(item)}" for name, item in value.items() if item is not None)
+    return str(value)

@@ -53,7 +53,7 @@ def write_html(document: LoadDocument, path: Path) -> None:
         "model": _model_name(document),
         "tiles": _tiles(document),
         "slo_terms": [_term(term) for term in document.slo.terms] if document.slo is not None else [],
-        "latency_names": [_latency_name(field.name) for field in fields(Latency)],
+        "latency_names": [field.metadata.get(JSON_NAME, field.name) for field in fields(Latency)],
         "latency_rows": _latency_rows(document),
         "settings": [_setting(name, value) for name, value in document.settings.items() if value not in (None, [])],
         "conditions": _conditions(document),
@@ -71,26 +71,9 @@ def write_comparison_html(comparison: Comparison, path: Path) -> None:
     path.write_text(_page("comparison.html", charts_of_all(comparison.runs), content), encoding="utf-8")
 
 
-def setting_text(value: Any) -> str:
-    """A setting as it stands on pages and terminals."""
-    if value is None or value == [] or value == "":
-        return figures.NOTHING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)):
-        return f"{value:,}" if isinstance(value, int) else f"{value:,.10g}"
-    if isinstance(value, list):
-        return "; ".join(map(setting_text, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {setting_text(item)}" for name, item in value.items() if item is not None)
-    return str(value)
-
-
 def _setting(name: str, value: Any) -> tuple[str, str]:
     """A setting's name and value; the names of some end in their unit, which is seconds."""
-    text = setting_text(value)
+    text = figures.setting_text(value)
     if name.endswith("_s"):
         return name.removesuffix("_s").replace("_", " "), f"{text} s"
     return name.replace("_", " "), text
@@ -111,7 +94,7 @@ def _page(template: str, charts: Sequence[Chart], content: Mapping[str, Any]) ->
         "moment": _moment_text,
         "ratio": figures.ratio_text,
         "seconds": figures.seconds_text,
-        "setting": setting_text,
+        "setting": figures.setting_text,
         "share": figures.share_text,
     }
     chart_script = f"/* {_part(CHART_LICENSE)}*/\n{_part(CHART_SCRIPT)}"
@@ -170,11 +153,6 @@ def _term(term: Term) -> dict[str, Any]:
     else:
         measured = figures.milliseconds_text(term.measured)
     return {"term": term.term, "held": term.held, "measured": measured}
-
-
-def _latency_name(field: str) -> str:
-    names = {item.name: item.metadata.get(JSON_NAME, item.name) for item in fields(Latency)}
-    return str(names[field])
 
 
 def _latency_rows(document: LoadDocument) -> list[LatencyRow]:
