@@ -72,11 +72,6 @@ class Premises:
         """Its memory in RAM."""
         return reading_of(self._process.process.pid).rss_bytes
 
-    def thread_names(self) -> list[str]:
-        """What the system calls its threads."""
-        tasks = Path("/proc", str(self._process.process.pid), "task")
-        return sorted((task / "comm").read_text().strip() for task in tasks.iterdir())
-
     def sessions_ended(self) -> int:
         """How many sessions have ended since it began."""
         return int(sum(series.value for series in read_page(self._page)["cellserve_sessions_ended_total"].series))

@@ -133,16 +133,12 @@ async def soak(
         for number in range(CROWDS):
             await crowd(Visit(premises, Random(seed), FIRST_OF_CROWDS * (number + 1)))
         before, rss_before = await premises.at_rest(), premises.rss_bytes
-        print(before, Counter(premises.thread_names()))
         ended, visits = premises.sessions_ended(), visitors.visits.copy()
         readings = await _visited(premises, visitors, residents, seconds, lambda s: note(s, "visited"))
         after, rss_after = await premises.at_rest(before), premises.rss_bytes
-        print(after, Counter(premises.thread_names()))
         ended = premises.sessions_ended() - ended
         await residents.step()
     times, bytes_ = np.array(readings).T
-    for part in np.array_split(np.arange(len(times)), 6):
-        print(round(times[part].mean()), round(bytes_[part].mean() / MIB, 2), round(bytes_[part].min() / MIB, 2))
     slope = float(np.polyfit(times, bytes_, 1)[0])
     report = SoakReport(
         seconds=seconds,
