@@ -6,6 +6,7 @@ import asyncio
 
 import numpy as np
 
+from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_client import aio
 from cellserve_server.cells import build_network, draw_weights
@@ -51,8 +52,12 @@ class Residents:
         found: Array = np.vstack([np.atleast_2d(answer) for answer in answers])
         np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=TOLERANCE, atol=TOLERANCE)
 
-    async def live(self, until: asyncio.Event) -> None:
-        """Steps them now and then."""
+    async def live(self, until: asyncio.Event, errors: list[str]) -> None:
+        """Steps them now and then, until the event is set or a step fails, which is told."""
         while not until.is_set():
-            await self.step()
+            try:
+                await self.step()
+            except (AssertionError, CellServeError) as error:
+                errors.append(f"residents: {type(error).__name__}: {error}")
+                return
             await asyncio.sleep(PAUSE_S)

@@ -171,7 +171,7 @@ async def _visited(
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         group.create_task(visitors.visit(until))
-        group.create_task(residents.live(until))
+        group.create_task(residents.live(until, visitors.errors))
         while (passed_s := time.monotonic() - began) < FULL_WITHIN_S + seconds:
             is_full = not until_full or await asyncio.to_thread(premises.sessions_ended) > REMEMBERED
             if passed_s >= seconds and is_full:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +55,23 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes | None, words
     with pytest.raises(SettingFileError, match=f"^CELLSERVE_STORE_FILE: {words}") as told:
         values_from_files({"CELLSERVE_STORE_FILE": str(path)})
     assert "sesame" not in str(told.value)
+
+
+def test_the_other_commands_read_the_stores_file_too(file: Path, tmp_path: Path) -> None:
+    file.write_text("memory:\n")
+    command = [sys.executable, "-m", "cellserve", "sessions", "export", str(tmp_path / "sessions.csx")]
+
+    def export() -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "CELLSERVE_STORE_FILE": str(file)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    result = export()
+    assert result.returncode == 1
+    assert "what is in memory has no store" in result.stderr
+    file.unlink()
+    result = export()
+    assert result.returncode == 2
+    assert "CELLSERVE_STORE_FILE: cannot read" in result.stderr
 
 
 def test_settings_do_not_show_the_store() -> None:
