@@ -216,6 +216,20 @@ def test_a_redis_that_loses_sessions(examine: Examine, redis: RedisServer) -> No
     assert found.states("every session is lost when it restarts") == {"warning": "set appendonly to yes"}
 
 
+def test_a_redis_whose_user_may_do_what_a_server_needs_and_no_more(examine: Examine, redis: RedisServer) -> None:
+    redis.command(
+        "ACL", "SETUSER", "cells", "on", f">{SECRET}", "~cellserve:*", "+info", "+eval", "+evalsha", "+@hash", "+@read"
+    )
+    url = redis.url.replace("//", f"//cells:{SECRET}@")
+    found = examine("--store", url)
+    assert found.code == 0
+    assert "ok" in found.states("its user may not ask for its clock")
+    redis.command("ACL", "SETUSER", "cells", "-eval", "-evalsha")
+    found = examine("--store", url)
+    assert found.code == 1
+    assert "wrong" in found.states("the URL's user may not do what the store needs")
+
+
 def test_a_redis_that_takes_nobody_in(examine: Examine, redis: RedisServer) -> None:
     redis.command("CONFIG", "SET", "requirepass", "another")
     found = examine("--store", redis.url.replace("//", f"//:{SECRET}@"))

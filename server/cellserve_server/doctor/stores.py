@@ -84,6 +84,8 @@ def _of_facts(url: str, facts: ServerFacts) -> list[Finding]:
         what = f"{url}: {facts.used_bytes / MIB:,.0f} of {facts.max_bytes / MIB:,.0f} MiB of its memory are used"
         found.append(Finding(AREA, State.WARNING, what, "raise maxmemory: one that is full refuses writes"))
     ahead_s = facts.clock_ahead_s
+    if ahead_s is None:
+        return [*found, Finding("clock", State.OK, f"{url}: its user may not ask for its clock")]
     clock = f"its clock is {abs(ahead_s):.3f} s {'ahead of' if ahead_s >= 0 else 'behind'} this machine's"
     if abs(ahead_s) > CLOCK_OFF_S:
         advice = "set both by NTP: sessions expire by these clocks, and claims are ordered by them"

@@ -75,13 +75,14 @@ class ServerFacts(NamedTuple):
     Attributes:
         version: of Redis, or the one that Valkey says it is like.
         role: ``master`` or ``slave``.
-        clock_ahead_s: how far its clock is ahead of this machine's, in seconds; half of what the question took is off.
+        clock_ahead_s: how far its clock is ahead of this machine's, in seconds, give or take half of what the question
+            took; None: the URL's user may not ask for it.
         used_bytes, max_bytes: memory that it uses, and may use; 0: no limit.
     """
 
     version: str
     role: str
-    clock_ahead_s: float
+    clock_ahead_s: float | None
     used_bytes: int
     max_bytes: int
 
@@ -320,16 +321,22 @@ class RedisLink:
     def _ask_facts(self) -> ServerFacts:
         with self._redis.Redis.from_url(self._url, socket_timeout=self._timeout_s) as client:
             info = client.info()
-            asked = time.time()
-            seconds, microseconds = client.time()
-            middle = (asked + time.time()) / 2
+            ahead_s = self._clock_ahead_s(client)
         return ServerFacts(
             version=str(info.get("redis_version", "unknown")),
             role=str(info.get("role", "unknown")),
-            clock_ahead_s=seconds + microseconds / 1e6 - middle,
+            clock_ahead_s=ahead_s,
             used_bytes=int(info.get("used_memory", 0)),
             max_bytes=int(info.get("maxmemory", 0)),
         )
+
+    def _clock_ahead_s(self, client: Any) -> float | None:
+        asked = time.time()
+        try:
+            seconds, microseconds = client.time()
+        except self._redis.exceptions.NoPermissionError:
+            return None
+        return float(seconds + microseconds / 1e6 - (asked + time.time()) / 2)
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"the store {self.shown_url}: {self._meaning(error)}", retry_after_s=RETRY_AFTER_S)
