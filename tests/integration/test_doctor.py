@@ -6,6 +6,7 @@ import json
 import resource
 import socket
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -147,6 +148,22 @@ def test_ports_that_others_have(examine: Examine) -> None:
         found = examine("--port", str(taken), "--http-port", str(page.port))
     assert "wrong" in found.states(f"--port: 127.0.0.1:{taken} is taken by another program")
     assert "wrong" in found.states(f"--http-port: 127.0.0.1:{page.port} is taken by the metrics page of a CellServe")
+
+
+def test_a_port_where_something_else_is_said(examine: Examine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def greet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        port = listener.getsockname()[1]
+        found = examine("--http-port", str(port))
+        greeter.join()
+    assert "wrong" in found.states(f"--http-port: 127.0.0.1:{port} is taken by another program")
 
 
 def test_an_address_of_another_machine(examine: Examine) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
-import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
+from http.client import HTTPConnection, HTTPException
 from typing import TypeAlias
 
 from cellserve_server.binding import host_port
@@ -61,9 +62,7 @@ def _who_serves(config: ServerConfig) -> str:
     arguments = ["--address", address, "--timeout-s", str(ANSWER_WITHIN_S)]
     if config.tls_cert:
         arguments += ["--tls-cert", config.tls_cert, "--tls-key", config.tls_key]
-        arguments += (
-            ["--tls-ca", config.tls_ca or config.tls_client_ca] if config.tls_ca or config.tls_client_ca else []
-        )
+        arguments += ["--tls-ca", config.tls_ca or config.tls_client_ca]
     try:
         return f"a gRPC server whose health is {ask(arguments)}: does this one run already?"
     except NoAnswerError:
@@ -71,10 +70,11 @@ def _who_serves(config: ServerConfig) -> str:
 
 
 def _whose_page(config: ServerConfig) -> str:
-    url = f"http://{host_port(_ALL.get(config.http_host, config.http_host), config.http_port)}/metrics"
-    try:
-        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN_S) as answer:
-            is_ours = b"cellserve_" in answer.read(HEAD_BYTES)
-    except (OSError, ValueError):  # No HTTP, or none in time.
-        is_ours = False
+    host = _ALL.get(config.http_host, config.http_host)
+    with closing(HTTPConnection(host, config.http_port, timeout=ANSWER_WITHIN_S)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+            is_ours = b"cellserve_" in connection.getresponse().read(HEAD_BYTES)
+        except (OSError, HTTPException):  # It speaks no HTTP, or does not answer in time.
+            is_ours = False
     return "the metrics page of a CellServe: does this one run already?" if is_ours else "another program"
