@@ -134,6 +134,7 @@ $(IMAGE): constraints.txt $(PACKAGES:%=%/pyproject.toml)
 	@echo "Installing what the image has into $(@D) (once) ..."
 	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt ./proto './server[redis,tracing]' './client[cli]'
 	@$(@D)/bin/python -m pip uninstall -qq -y pip setuptools
+	@rm -rf {proto,server,client}/build
 	@touch $@
 
 $(FUZZ): $(ENVIRONMENT) requirements-fuzz.txt
