@@ -43,6 +43,7 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.authentication import REFRESH_S, Authenticator
 from cellserve_server.security.certificates import CertificateFiles
 from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.stores.base import Store
@@ -111,6 +112,7 @@ class App:
         store: Store | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        world_clock = clock or time.time
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
@@ -122,6 +124,7 @@ class App:
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
         self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
+        self.authenticator = Authenticator(config, self.metrics.registry, world_clock)
         self.keeping = Keeping(
             config,
             store,
@@ -144,6 +147,7 @@ class App:
         self._new_id = new_id
         self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
         self.interceptor = RpcInterceptor(
+            self.authenticator,
             self.metrics.rpcs,
             self.refusals,
             new_id,
@@ -226,6 +230,8 @@ class App:
         self._loading = False
         self._begin("sweeper", self._sweep_models())
         self._begin("model-watch", self._watch_models())
+        if self.authenticator.is_asked:
+            self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
         has_tls = self._certificates is not None
         self._log.info(
@@ -331,6 +337,16 @@ class App:
         while self._config.models_poll_s:
             await asyncio.sleep(self._config.models_poll_s)
             await self.loader.poll()
+
+    async def look_at_identities(self) -> None:
+        """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
+        await asyncio.to_thread(self.authenticator.refresh)
+        self.interceptor.lasting.look()
+
+    async def _watch_identities(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.look_at_identities()
 
     async def _sweep_models(self) -> None:
         while True:

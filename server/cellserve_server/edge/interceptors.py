@@ -1,4 +1,5 @@
-"""Around every RPC: errors become statuses, all is counted, and nothing new begins while the gate is shut."""
+"""Around every RPC: callers are asked who they are, errors become statuses, all is counted, and nothing new begins
+while the gate is shut."""
 
 from __future__ import annotations
 
@@ -20,9 +21,13 @@ from cellserve.errors import (
     QueueFullError,
     status_of,
 )
+from cellserve_server.edge.lasting import LastingCalls
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
+from cellserve_server.security.authentication import Authenticator
+from cellserve_server.security.grants import FOR_ANYBODY, CredentialsError, Grant
+from cellserve_server.security.identity import IdentifiedContext
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.rpcs import RpcTrace
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
+# Nobody who asks for these is asked who he is: probes have no secrets, and replicas prove themselves in their requests.
+OPEN_SERVICES = ("/grpc.health.v1.Health/", PEER_SERVICE)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -48,6 +55,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Around all RPCs of a server.
 
     Args:
+        authenticator: finds out who calls.
         metrics: told of every RPC and message.
         refusals: told of every error that an RPC ends with.
         new_id: makes the ids under which bugs are logged.
@@ -60,10 +68,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     Attributes:
         active: RPCs of our services that are under way.
+        lasting: those of them that are streams.
     """
 
     def __init__(
         self,
+        authenticator: Authenticator,
         metrics: RpcMetrics,
         refusals: Refusals,
         new_id: Callable[[], str],
@@ -75,6 +85,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         tracing: Tracing | None = None,
     ) -> None:
         self.active = 0
+        self.authenticator = authenticator
+        self.lasting = LastingCalls(authenticator.require_good)
         self.tracing = tracing
         self.refusals = refusals
         self._metrics = metrics
@@ -116,7 +128,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             behaviour = call.streaming(handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(call.unary(handler.stream_unary), decode, encode)
+            return grpc.stream_unary_rpc_method_handler(call.lasting(handler.stream_unary), decode, encode)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
         return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
@@ -140,9 +152,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         if self.active == 0:
             self._idle.set()
 
-    def internal(self, method: str, error: Exception) -> InternalError:
+    def internal(self, method: str, tenant: str, error: Exception) -> InternalError:
         """Logs a bug of ours and makes what the caller sees of it: an id."""
-        return internal_error(self._log, self._new_id, error, {"method": method})
+        return internal_error(self._log, self._new_id, error, {"method": method, "tenant": tenant})
 
 
 class _Call:
@@ -155,31 +167,51 @@ class _Call:
         self._own = method.startswith(OWN_SERVICES)
         self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
+        self._is_open = method.startswith(OPEN_SERVICES)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context):
-                return await behaviour(_decoded(request), context)
+            async with _Outcome(self, context) as outcome:
+                return await behaviour(_decoded(request), outcome.context)
+
+        return wrapped
+
+    def lasting(self, behaviour: Behaviour) -> Behaviour:
+        """As ``unary``, for a behaviour that ends when its caller's credentials do."""
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
+                return await behaviour(_decoded(request), outcome.context)
 
         return wrapped
 
     def streaming(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives many answers."""
         if not inspect.isasyncgenfunction(behaviour):
-            return self.unary(behaviour)
+            return self.lasting(behaviour)
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Outcome(self, context):
-                async for answer in behaviour(_decoded(request), context):
+            async with _Outcome(self, context) as outcome:
+                async for answer in behaviour(_decoded(request), outcome.context):
                     yield answer
 
         return wrapped
 
+    def identify(self, context: Context) -> Grant:
+        """Who calls.
+
+        Raises:
+            CredentialsError: nobody who is known.
+        """
+        self.metrics.started.count += 1
+        if self._is_open:
+            return FOR_ANYBODY
+        return self._interceptor.authenticator.of_rpc(context.invocation_metadata() or (), context.auth_context)
+
     def enter(self) -> bool:
         """Begins; whether ``leave`` is due."""
-        self.metrics.started.count += 1
         if self._own:
             self._interceptor.enter(is_for_peers=self._is_for_peers)
         return self._own
@@ -187,17 +219,26 @@ class _Call:
     def leave(self) -> None:
         self._interceptor.leave()
 
-    def refused(self, error: CellServeError) -> None:
+    def refused(self, error: CellServeError, context: Context) -> None:
         self._interceptor.refusals.note(error)
+        if isinstance(error, CredentialsError):
+            self._interceptor.authenticator.note(error, context.peer())
 
-    def internal(self, error: Exception) -> InternalError:
-        return self._interceptor.internal(self.method, error)
+    def internal(self, tenant: str, error: Exception) -> InternalError:
+        return self._interceptor.internal(self.method, tenant, error)
 
 
 class _Outcome:
-    """Turns how an RPC ended into a status and counts it."""
+    """Asks who calls, and turns how an RPC ended into a status and counts it.
+
+    Attributes:
+        grant: what the caller has shown; known once the RPC has begun.
+        context: for the servicer, which asks it for the tenant.
+    """
 
     def __init__(self, call: _Call, context: Context) -> None:
+        self.grant = FOR_ANYBODY
+        self.context = IdentifiedContext(context, self.grant.identity)
         self._call = call
         self._context = context
         self._entered = False
@@ -207,11 +248,14 @@ class _Outcome:
         if tracing is not None:
             self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> _Outcome:
         try:
+            self.grant = self._call.identify(self._context)
+            self.context = IdentifiedContext(self._context, self.grant.identity)
             self._entered = self._call.enter()
         except CellServeError as error:
             await self.__aexit__(type(error), error, None)
+        return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._entered:
@@ -224,7 +268,7 @@ class _Outcome:
         if isinstance(error, CellServeError):
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
-            await self._abort(self._call.internal(error))
+            await self._abort(self._call.internal(self.grant.identity.tenant, error))
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None:
@@ -241,7 +285,7 @@ class _Outcome:
         return grpc.StatusCode.INTERNAL
 
     async def _abort(self, error: CellServeError) -> None:
-        self._call.refused(error)
+        self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
         await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
