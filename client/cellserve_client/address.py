@@ -85,6 +85,21 @@ def parse_addresses(text: str) -> Addresses:
     return Addresses(found, None)
 
 
+def each_address(text: str) -> list[str]:
+    """The addresses of single replicas, for who asks each by itself.
+
+    Raises:
+        FieldInvalidError: as of ``parse_addresses``; or a name is to be resolved: it is not known who answers then.
+    """
+    found = parse_addresses(text)
+    if found.name is not None:
+        raise FieldInvalidError(
+            f"address: expected host:port, or several with commas between, for each replica is asked by itself; "
+            f"got {text!r}"
+        )
+    return [address.target for address in found.fixed]
+
+
 def parse_address(text: str) -> Address:
     """Reads ``host:port``; an IPv6 address stands in brackets.
 

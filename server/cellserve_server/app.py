@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,14 @@ from cellserve.v1 import (
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
-from cellserve_server.binding import StartError, advertised_address, bind_error, host_port, require_private_or_insecure
+from cellserve_server.binding import (
+    StartError,
+    advertised_address,
+    bind_error,
+    host_port,
+    is_loopback,
+    require_private_or_insecure,
+)
 from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.edge.interceptors import RpcInterceptor
 from cellserve_server.edge.model_service import ModelService
@@ -36,6 +44,9 @@ from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
 from cellserve_server.http.metrics_page import MetricsPage
+from cellserve_server.inspector.inspector import Inspector, ServerFacts
+from cellserve_server.inspector.pages import InspectorPages
+from cellserve_server.inspector.samples import Sampler, reader_of
 from cellserve_server.keeping.assembly import Keeping
 from cellserve_server.keeping.operations import SessionOperations
 from cellserve_server.keeping.residents import Residents
@@ -100,6 +111,7 @@ class App:
     Attributes:
         metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
             within a program.
+        inspector: answers the inspector's pages; None: it is off, or not started.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
 
@@ -163,6 +175,7 @@ class App:
         self._is_healthy = False
         self._port = 0
         self._page: MetricsPage | None = None
+        self.inspector: Inspector | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
         self._show_in_metrics(store)
@@ -278,17 +291,31 @@ class App:
         host, port = self._config.http_host, self._config.http_port
         if port == -1:
             return
+        inspector = self._make_inspector() if self._config.inspector else None
         try:
-            self._page = MetricsPage(self.metrics.registry, host, port)
+            self._page = MetricsPage(self.metrics.registry, host, port, inspector)
         except (OSError, OverflowError) as error:
             if self._config.port != 0:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
-            self._page = MetricsPage(self.metrics.registry, host, 0)
+            self._page = MetricsPage(self.metrics.registry, host, 0, inspector)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
         self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
-        self._log.info("metrics_page", url=f"http://{host_port(host, self._page.port)}/metrics")
+        url = f"http://{host_port(host, self._page.port)}"
+        self._log.info("metrics_page", url=f"{url}/metrics")
+        if inspector is not None:
+            self._log.info("inspector", url=f"{url}/inspector/", seen_by="everyone who reaches this address")
+
+    def _make_inspector(self) -> InspectorPages:
+        config = self._config
+        store = config.store.partition(":")[0]
+        facts = ServerFacts(self.address, version("cellserve-server"), store, self._clock())
+        sampler = Sampler(reader_of(self.metrics), self._clock)
+        self.inspector = Inspector(config, self.operations, sampler, self._clock, facts)
+        self.inspector.start()
+        self._exit.callback(self.inspector.stop)
+        return InspectorPages(self.inspector, is_private=is_loopback(config.http_host))
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"cellserve-{name}")

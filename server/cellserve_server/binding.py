@@ -50,14 +50,15 @@ def require_private_or_insecure(config: ServerConfig) -> None:
     rpcs = [] if config.tls_cert else [("--host", config.host, "--tls-cert and --tls-key")]
     pages = [("--http-host", config.http_host, "127.0.0.1")] if config.http_port != -1 else []
     for flag, host, remedy in (*rpcs, *pages):
-        if not config.insecure and not _is_loopback(host):
+        if not config.insecure and not is_loopback(host):
             raise StartError(
                 f"{flag}: {host!r} is reached by other machines and there is no TLS; "
                 f"use {remedy}, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached by this machine alone."""
     if host == "localhost":
         return True
     try:

@@ -72,13 +72,27 @@ class ServerConfig:
     models_poll_s: float = _setting(
         5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
     )
-    http_host: str = _setting("127.0.0.1", "The address of the metrics page.")
+    http_host: str = _setting("127.0.0.1", "The address of the metrics page and the inspector.")
     http_port: int = _setting(
         9464,
         "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off. A port that is taken is an "
         "error, but with --port 0 a free one is picked.",
         -1,
         65_535,
+    )
+    inspector: bool = _setting(
+        False,
+        "Show what the server and its sessions do, their states too, at /inspector/ beside the metrics page: to "
+        "everyone who reaches --http-host, without a password.",
+    )
+    inspector_max_watches: int = _setting(
+        16, "Sessions (rows of them) that the inspector's pages may show at once.", 1, 1024
+    )
+    inspector_window_steps: int = _setting(
+        512, "Steps of each of them that the server keeps for pages that ask late or join in.", 1, 65_536
+    )
+    inspector_watch_bytes: int = _setting(
+        16 * MIB, "Bytes of these steps, for each of them; of large states there are fewer.", 1024
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
@@ -235,6 +249,8 @@ class ServerConfig:
             raise ValueError(f"tracing: expected one of {', '.join(TRACINGS)}; got {self.tracing!r}")
         if 0 < self.models_poll_s < 1:
             raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
+        if self.inspector and self.http_port == -1:
+            raise ValueError("inspector: expected http_port to be on, for it is a page there; got -1")
         for name in ("default_ttl_s", "defined_model_ttl_s"):
             if getattr(self, name) > self.max_ttl_s:
                 raise ValueError(f"{name}: expected at most max_ttl_s, {self.max_ttl_s}; got {getattr(self, name)}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cellserve.errors import ModelNotFoundError
+from cellserve.errors import ModelNotFoundError, ModelNotSteppableError
 from cellserve_client import aio
 from cellserve_client.load.collector import Collector, Progress
 from cellserve_client.load.crew import Crew, first_of
@@ -100,9 +100,15 @@ async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio
 
 
 async def _look_at(plan: LoadPlan) -> ModelInfo:
-    """The model; the inputs are read once here, so that what is wrong with them is told before processes start."""
+    """The model; the inputs are read once here, so that what is wrong with them is told before processes start.
+
+    Raises:
+        ModelNotSteppableError: it has no sessions.
+    """
     async with plan.connection.connect_aio() as server:
         info = (await _choose_model(server, plan.model)).info
+    if not _has_sessions(info):
+        raise ModelNotSteppableError(f"model: expected one with sessions, which are stepped; {info.name} has none")
     if plan.inputs is not None:
         read_inputs(Path(plan.inputs), info)
     return info
@@ -117,16 +123,16 @@ async def _choose_model(server: aio.Server, name: str | None) -> aio.Model:
     """
     if name is not None:
         return await server.model(name)
-    usable = [
-        info
-        for info in await server.models()
-        if info.state == "READY" and info.steppable and "SESSION" in info.capabilities
-    ]
+    usable = [info for info in await server.models() if info.state == "READY" and _has_sessions(info)]
     names = {info.name for info in usable if not info.defined} or {info.name for info in usable}
     if len(names) != 1:
         choice = f"there are {', '.join(sorted(names))}" if names else "the server has none that can be stepped"
         raise ModelNotFoundError(f"model: say which one; {choice}")
     return await server.model(names.pop())
+
+
+def _has_sessions(info: ModelInfo) -> bool:
+    return info.steppable and "SESSION" in info.capabilities
 
 
 async def _until_finished(crew: Crew, stopping: asyncio.Event) -> float | None:

@@ -146,9 +146,11 @@ class StoreKeeper:
             return Origin(meta.request_id, meta.request_fingerprint) == origin
         return False
 
-    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """As ``Keeper.list_after``."""
-        return await self._listing.page(tenant, after_id, limit, model)
+        return await self._listing.page(tenant, after_id, limit, model, id_contains)
 
     # --- letting go --------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
 from cellserve.errors import (
@@ -84,6 +84,7 @@ class SessionTable:
         self._new_id = new_id
         self._on_end = on_end
         self._sessions: dict[SessionKey, Session] = {}
+        self._counts: Counter[str] = Counter()  # by tenant
         self._tombstones: OrderedDict[SessionKey, tuple[str, str]] = OrderedDict()  # key -> (uid, cause)
         self._expiry: ExpiryQueue[Session] = ExpiryQueue(
             lambda session: session.expire_time, lambda session: bool(session.ended)
@@ -97,6 +98,10 @@ class SessionTable:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
+
+    def count_of(self, tenant: str) -> int:
+        """How many of them are a tenant's."""
+        return self._counts[tenant]
 
     def get(self, key: SessionKey, uid: str = "") -> Session:
         """A living session.
@@ -193,6 +198,7 @@ class SessionTable:
         session = Session(key, uid or self._new_id(), model, batch_size, seats, self._next_life())
         session.set_times(now, ttl_s)
         self._sessions[key] = session
+        self._counts[key.tenant] += 1
         self.state_bytes += state_bytes
         self._expiry.add(session)
         return session
@@ -241,6 +247,7 @@ class SessionTable:
     def _take_out(self, session: Session, cause: str) -> None:
         session.ended = cause
         del self._sessions[session.key]
+        self._counts[session.key.tenant] -= 1
         self.state_bytes -= session.state_bytes
         self._on_end(session)
 
@@ -268,11 +275,14 @@ class SessionTable:
                 self._end(session, "expired")
         return self._expiry.next_time()
 
-    def list_after(self, tenant: str, after_id: str, limit: int, model: str = "") -> tuple[list[Session], int]:
+    def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str = "", id_contains: str = ""
+    ) -> tuple[list[Session], int]:
         """A page of a tenant's sessions by id, from the first above ``after_id``, and how many there are in all.
 
         Args:
             model: only sessions of this model, ``models/{model}`` or with a version; empty: all.
+            id_contains: only sessions with this in their ids.
         """
         now = self._clock()
         chosen = {
@@ -281,6 +291,7 @@ class SessionTable:
             if session.key.tenant == tenant
             and (session.expire_time > now or session.busy)
             and (not model or f"{session.model.resource_name}/".startswith(f"{model}/"))
+            and id_contains in session.key.id
         }
         page = heapq.nsmallest(limit, (id_ for id_ in chosen if id_ > after_id))
         return [chosen[id_] for id_ in page], len(chosen)

@@ -10,6 +10,7 @@ import pytest
 from cellserve_client import connect
 from cellserve_client.cli.models import main as models
 from cellserve_client.cli.sessions import main as sessions
+from cellserve_client.cli.top import main as top
 from tests.certificates import Authority, Pair, with_tls
 from tests.integration.client.fleet.fake_replicas import MODEL, WIDTH, fake_fleet
 from tests.integration.tls.using import Start
@@ -44,6 +45,10 @@ def test_options_and_environment_say_the_same(
     assert models(plain) == 0
     # An option goes before its variable; the others stay as the environment has them.
     assert models([*plain, "--tls-server-name", "localhost"]) == 0
+    assert top([address, "--once"]) == 0
+    assert " serving " in capsys.readouterr().out
+    assert top([address, "--once", "--no-tls"]) == 1
+    assert "it speaks TLS, and was spoken to without" in capsys.readouterr().err
     with connect(address) as server:
         assert server.models() == []
 
