@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-
-import grpc
 
 from cellserve_server.config import ServerConfig
 from cellserve_server.security.tokens import line_of, new_token
@@ -56,26 +53,3 @@ class TokenBook:
         part.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
         part.chmod(0o600)
         part.replace(self.path)
-
-
-class Bearer(
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
-    grpc.StreamStreamClientInterceptor,
-):
-    """Shows a token with each RPC of a channel."""
-
-    def __init__(self, token: str) -> None:
-        self._metadata: Sequence[tuple[str, str]] = metadata_of(token)
-
-    def intercept_unary_unary(self, continuation, details, request):  # type: ignore[no-untyped-def]
-        """One request, one answer."""
-        return continuation(details._replace(metadata=self._metadata), request)
-
-    def intercept_stream_unary(self, continuation, details, requests):  # type: ignore[no-untyped-def]
-        """Many requests, one answer."""
-        return continuation(details._replace(metadata=self._metadata), requests)
-
-    def intercept_stream_stream(self, continuation, details, requests):  # type: ignore[no-untyped-def]
-        """Many requests and answers."""
-        return continuation(details._replace(metadata=self._metadata), requests)

@@ -31,6 +31,7 @@ from cellserve_server.binding import (
     advertised_address,
     bind_error,
     host_port,
+    identity_warnings,
     is_loopback,
     require_private_or_insecure,
 )
@@ -43,6 +44,7 @@ from cellserve_server.edge.requests import RequestMemory
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
+from cellserve_server.http.door import Door
 from cellserve_server.http.metrics_page import MetricsPage
 from cellserve_server.inspector.inspector import Inspector, ServerFacts
 from cellserve_server.inspector.pages import InspectorPages
@@ -213,6 +215,8 @@ class App:
             StartError: an address cannot be used, or the folder of models cannot be read.
         """
         require_private_or_insecure(self._config)
+        for event, advice in identity_warnings(self._config):
+            self._log.warning(event, host=self._config.host, advice=advice)
         try:
             await self._start()
         except BaseException:
@@ -292,20 +296,22 @@ class App:
         if port == -1:
             return
         inspector = self._make_inspector() if self._config.inspector else None
+        door = Door(self.authenticator) if self.authenticator.is_asked else None
         try:
-            self._page = MetricsPage(self.metrics.registry, host, port, inspector)
+            self._page = MetricsPage(self.metrics.registry, host, port, inspector, door)
         except (OSError, OverflowError) as error:
             if self._config.port != 0:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
-            self._page = MetricsPage(self.metrics.registry, host, 0, inspector)
+            self._page = MetricsPage(self.metrics.registry, host, 0, inspector, door)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
         self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
         url = f"http://{host_port(host, self._page.port)}"
         self._log.info("metrics_page", url=f"{url}/metrics")
         if inspector is not None:
-            self._log.info("inspector", url=f"{url}/inspector/", seen_by="everyone who reaches this address")
+            who = "who reaches this address" if door is None else "with a token that has the right to metrics"
+            self._log.info("inspector", url=f"{url}/inspector/", seen_by=f"everyone {who}")
 
     def _make_inspector(self) -> InspectorPages:
         config = self._config

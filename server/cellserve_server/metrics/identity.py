@@ -20,8 +20,8 @@ class IdentityMetrics:
     def __init__(self, registry: CollectorRegistry, refusals: Sequence[str]) -> None:
         refused = Counter(
             "cellserve_authentication_failures",
-            "Requests without good credentials, by why.",
-            ("why",),
+            "Requests without good credentials, by reason.",
+            ("reason",),
             registry=registry,
         )
         self._refused = {why: refused.labels(why) for why in refusals}

@@ -17,7 +17,7 @@ from cellserve_server.security.client_certificates import identity_in
 from cellserve_server.security.grants import FOR_ANYBODY, REFUSALS, Clock, CredentialsError, Grant, GrantCache
 from cellserve_server.security.identity import Identity
 from cellserve_server.security.jwts import Expected, SigningKeys, read_keys, require_library, verify
-from cellserve_server.security.tokens import Tokens, digest_of, read_tokens, unknown_token
+from cellserve_server.security.tokens import Tokens, digest_of, missing_token, read_tokens, unknown_token
 from cellserve_server.security.watched_file import WatchedFile
 
 AUTHORIZATION = "authorization"
@@ -98,7 +98,7 @@ class Authenticator:
         if not shown and self._place:
             return self._of_certificate(auth_context())
         if not shown:
-            raise CredentialsError("missing", "authorization: expected 'Bearer' and a token; got none")
+            raise missing_token()
         if len(shown) > 1:
             raise CredentialsError("malformed", f"authorization: expected it once; got it {len(shown)} times")
         return self.of_header(shown[0])
@@ -110,6 +110,8 @@ class Authenticator:
             CredentialsError: nobody who is known.
         """
         text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+        if not text:
+            raise missing_token()
         scheme, _, token = text.strip().partition(" ")
         if scheme.lower() == "basic":
             token = _password(token)

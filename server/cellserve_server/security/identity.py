@@ -10,9 +10,9 @@ from typing import Any, TypeGuard
 from cellserve.errors import PermissionDeniedError
 
 DEFAULT_TENANT = "default"
-# May load and unload the models of the operator's folder.
+# May load and unload models, and read the metrics.
 ADMIN = "admin"
-# May read the metrics.
+# May read the metrics, and look at the inspector.
 METRICS = "metrics"
 RIGHTS = (ADMIN, METRICS)
 
@@ -88,10 +88,19 @@ def require_right(context: object, right: str) -> None:
     Raises:
         PermissionDeniedError: naming the right.
     """
-    identity = identity_of(context)
-    if right not in identity.rights:
+    require_one_of(identity_of(context), right)
+
+
+def require_one_of(identity: Identity, *rights: str) -> None:
+    """Refuses those who have none of some rights.
+
+    Raises:
+        PermissionDeniedError: naming them.
+    """
+    if identity.rights.isdisjoint(rights):
         had = ", ".join(sorted(identity.rights)) or "none"
-        raise PermissionDeniedError(f"expected the right {right!r}; tenant {identity.tenant!r} shows {had}")
+        wanted = " or ".join(repr(right) for right in rights)
+        raise PermissionDeniedError(f"expected the right {wanted}; tenant {identity.tenant!r} shows {had}")
 
 
 def is_tenant(name: object) -> TypeGuard[str]:

@@ -132,6 +132,11 @@ def _expiry(expires: Any) -> float:
         ) from None
 
 
+def missing_token() -> CredentialsError:
+    """What whoever shows nothing is told."""
+    return CredentialsError("missing", "authorization: expected 'Bearer' and a token; got none")
+
+
 def unknown_token() -> CredentialsError:
     """What whoever shows a token is told that nobody knows."""
     return CredentialsError("unknown", "authorization: expected a token that this server knows; got another one")
