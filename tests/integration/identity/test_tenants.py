@@ -92,6 +92,7 @@ def questions(model: str) -> Questions:
         "RecurrentService.ListSessions": [
             messages.ListSessionsRequest(),
             messages.ListSessionsRequest(model=model),
+            messages.ListSessionsRequest(order_by="steps_per_second desc"),
         ],
         "RecurrentService.DeleteSession": [messages.DeleteSessionRequest(name=MINE)],
         "RecurrentService.ResetSession": [messages.ResetSessionRequest(name=MINE)],
