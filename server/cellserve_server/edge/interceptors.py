@@ -19,9 +19,11 @@ from cellserve.errors import (
     FieldInvalidError,
     InternalError,
     QueueFullError,
+    UnimplementedError,
     status_of,
 )
 from cellserve_server.edge.lasting import LastingCalls
+from cellserve_server.edge.message_parts import COUNTED_FROM_BYTES, PartCounter, message_class_of
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
@@ -63,6 +65,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             reflection always may.
         max_rpcs: RPCs of our services under way at once.
         max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
+        max_message_parts: of one request that is large; see ``message_parts``.
         retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
         tracing: makes spans of RPCs; None: nobody traces.
 
@@ -81,6 +84,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         *,
         max_rpcs: int,
         max_message_bytes: int,
+        max_message_parts: int,
         retry_s: float,
         tracing: Tracing | None = None,
     ) -> None:
@@ -94,6 +98,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._gate = gate
         self.max_rpcs = max_rpcs
         self._max_message_bytes = max_message_bytes
+        self._max_message_parts = max_message_parts
         self._retry_s = retry_s
         self._idle = asyncio.Event()
         self._idle.set()
@@ -122,7 +127,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
         call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call, self._max_message_bytes)
+        decode = _counting_decoder(handler, call, self._max_message_bytes, self._max_message_parts)
         encode = _counting_encoder(handler, call)
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
@@ -227,6 +232,10 @@ class _Call:
     def internal(self, tenant: str, error: Exception) -> InternalError:
         return self._interceptor.internal(self.method, tenant, error)
 
+    def not_implemented(self, error: NotImplementedError) -> Exception:
+        """What the stubs raise for a method that a library's service lacks; of ours none may lack any."""
+        return error if self._own else UnimplementedError(f"{self.method}: this server does not have it")
+
 
 class _Outcome:
     """Asks who calls, and turns how an RPC ended into a status and counts it.
@@ -261,6 +270,8 @@ class _Outcome:
         if self._entered:
             self._call.leave()
         seconds = time.perf_counter() - self._started
+        if isinstance(error, NotImplementedError):
+            error = self._call.not_implemented(error)
         code = self._code(error)
         self._call.metrics.handled(_go_name(code), seconds)
         if self._tracing is not None:
@@ -304,8 +315,9 @@ async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield request
 
 
-def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable[[bytes], Any]:
-    decode, received = handler.request_deserializer, call.metrics.received
+def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: int) -> Callable[[bytes], Any]:
+    message_class, received = message_class_of(handler.request_deserializer), call.metrics.received
+    decode, counter = message_class.FromString, PartCounter(message_class.DESCRIPTOR)
 
     def decoder(data: bytes) -> Any:
         received.count += 1
@@ -313,8 +325,11 @@ def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable
         if len(data) > max_bytes:
             words = f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}"
             return _Undecodable(FieldInvalidError(words, metadata={"max_message_bytes": str(max_bytes)}))
+        if len(data) > COUNTED_FROM_BYTES and counter.has_more_than(data, max_parts):
+            words = f"request: expected at most {max_parts} fields and messages within one message (max_message_parts)"
+            return _Undecodable(FieldInvalidError(words, metadata={"max_message_parts": str(max_parts)}))
         try:
-            return data if decode is None else decode(data)
+            return decode(data)
         except DecodeError:
             words = f"request: the bytes are not the message that {call.method} takes"
             return _Undecodable(FieldInvalidError(words))
