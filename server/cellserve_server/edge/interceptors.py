@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from cellserve.errors import (
     STATUS_DETAILS_KEY,
     CellServeError,
-    FieldInvalidError,
     InternalError,
     QueueFullError,
     UnimplementedError,
     status_of,
 )
 from cellserve_server.edge.lasting import LastingCalls
-from cellserve_server.edge.message_parts import COUNTED_FROM_BYTES, PartCounter, message_class_of
+from cellserve_server.edge.message_parts import message_class_of
 from cellserve_server.edge.refusals import Refusals
+from cellserve_server.edge.request_bytes import RequestDecoder
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
 from cellserve_server.security.authentication import Authenticator
@@ -44,13 +43,6 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 # Whatever the stubs say of it: grpc's types know the behaviours of its synchronous server only.
 Behaviour: TypeAlias = Any
-
-
-class _Undecodable:
-    """Stands for a request that is no message or too large a one, until there is a context to answer it on."""
-
-    def __init__(self, error: CellServeError) -> None:
-        self.error = error
 
 
 class RpcInterceptor(grpc.aio.ServerInterceptor):
@@ -126,9 +118,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
-        call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call, self._max_message_bytes, self._max_message_parts)
-        encode = _counting_encoder(handler, call)
+        metrics = MethodMetrics(self._metrics, _type_of(handler), service, name)
+        decoder = RequestDecoder(
+            message_class_of(handler.request_deserializer),
+            method,
+            metrics.received,
+            max_bytes=self._max_message_bytes,
+            max_parts=self._max_message_parts,
+        )
+        call = _Call(self, method, metrics, decoder)
+        decode, encode = None, _counting_encoder(handler, call)  # grpc hands on the bytes of requests as they are.
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
@@ -165,9 +164,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One method's way through the interceptor."""
 
-    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics) -> None:
+    def __init__(
+        self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics, decoder: RequestDecoder
+    ) -> None:
         self.method = method
         self.metrics = metrics
+        self._decoder = decoder
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
         self.tracing = interceptor.tracing if self._own else None
@@ -179,7 +181,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome:
-                return await behaviour(_decoded(request), outcome.context)
+                return await behaviour(self._decoder.decoded(request), outcome.context)
 
         return wrapped
 
@@ -188,7 +190,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
-                return await behaviour(_decoded(request), outcome.context)
+                return await behaviour(self._decoder.decoded(request), outcome.context)
 
         return wrapped
 
@@ -199,7 +201,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _Outcome(self, context) as outcome:
-                async for answer in behaviour(_decoded(request), outcome.context):
+                async for answer in behaviour(self._decoder.decoded(request), outcome.context):
                     yield answer
 
         return wrapped
@@ -299,42 +301,6 @@ class _Outcome:
         self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
         await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
-
-
-def _decoded(request: Any) -> Any:
-    """The request, or the error that its bytes are; requests that come as a stream are looked at one by one."""
-    if isinstance(request, _Undecodable):
-        raise request.error
-    return _decoded_each(request) if hasattr(request, "__aiter__") else request
-
-
-async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        if isinstance(request, _Undecodable):
-            raise request.error
-        yield request
-
-
-def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: int) -> Callable[[bytes], Any]:
-    message_class, received = message_class_of(handler.request_deserializer), call.metrics.received
-    decode, counter = message_class.FromString, PartCounter(message_class.DESCRIPTOR)
-
-    def decoder(data: bytes) -> Any:
-        received.count += 1
-        # An error that is raised here would reach the caller as UNKNOWN.
-        if len(data) > max_bytes:
-            words = f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}"
-            return _Undecodable(FieldInvalidError(words, metadata={"max_message_bytes": str(max_bytes)}))
-        if len(data) > COUNTED_FROM_BYTES and counter.has_more_than(data, max_parts):
-            words = f"request: expected at most {max_parts} fields and messages within one message (max_message_parts)"
-            return _Undecodable(FieldInvalidError(words, metadata={"max_message_parts": str(max_parts)}))
-        try:
-            return decode(data)
-        except DecodeError:
-            words = f"request: the bytes are not the message that {call.method} takes"
-            return _Undecodable(FieldInvalidError(words))
-
-    return decoder
 
 
 def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:
