@@ -19,8 +19,11 @@ TENANT_PLACES = ("", "cn", "uri")
 TRACINGS = ("off", "otlp", "console")
 
 
-def _setting(default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help_text, "minimum": minimum, "maximum": maximum})
+def _setting(
+    default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None, *, secret: bool = False
+) -> Any:
+    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,8 @@ class ServerConfig:
         "memory:",
         "Where sessions are kept: memory: (they end with the process), sqlite:PATH (a file of this machine), "
         "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas). A URL with a password belongs "
-        "in the environment, not here.",
+        "in a file that CELLSERVE_STORE_FILE names, not here.",
+        secret=True,
     )
     durability: str = _setting(
         "sync",

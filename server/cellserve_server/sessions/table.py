@@ -86,9 +86,7 @@ class SessionTable:
         self._sessions: dict[SessionKey, Session] = {}
         self._counts: Counter[str] = Counter()  # by tenant
         self._tombstones: OrderedDict[SessionKey, tuple[str, str]] = OrderedDict()  # key -> (uid, cause)
-        self._expiry: ExpiryQueue[Session] = ExpiryQueue(
-            lambda session: session.expire_time, lambda session: bool(session.ended)
-        )
+        self._expiry: ExpiryQueue[Session] = ExpiryQueue(self._sessions)
         self._lives = 0
         self.state_bytes = 0
         self.new_owners: OrderedDict[SessionKey, str] = OrderedDict()
@@ -221,7 +219,7 @@ class SessionTable:
     def end(self, session: Session, cause: str) -> None:
         """Takes a session out; ``cause`` is what its users are told."""
         self._end(session, cause)
-        self._expiry.note_ended(self._sessions.values())
+        self._expiry.note_ended()
 
     def depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
         """Takes a session out of memory that lives on in the store.
@@ -238,7 +236,7 @@ class SessionTable:
                 self.new_owners.popitem(last=False)
             self.new_owners[session.key] = new_owner
         self._take_out(session, cause)
-        self._expiry.note_ended(self._sessions.values())
+        self._expiry.note_ended()
 
     def _end(self, session: Session, cause: str) -> None:
         self._bury(session.key, session.uid, cause)
@@ -262,10 +260,10 @@ class SessionTable:
         """
         now = self._clock()
         for _ in range(limit):
-            session = self._expiry.pop(now)
-            if session is None:
+            if not self._expiry.is_due(now):
                 break
-            if session.ended:
+            session = self._expiry.pop()
+            if session is None:
                 continue
             if session.busy:
                 session.renew(now)
