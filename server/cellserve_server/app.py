@@ -32,6 +32,7 @@ from cellserve_server.binding import (
     advertised_address,
     bind_error,
     host_port,
+    identity_warnings,
     is_loopback,
     require_private_or_insecure,
 )
@@ -44,6 +45,7 @@ from cellserve_server.edge.requests import RequestMemory
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
+from cellserve_server.http.door import Door
 from cellserve_server.http.metrics_page import MetricsPage
 from cellserve_server.inspector.inspector import Inspector, ServerFacts
 from cellserve_server.inspector.pages import InspectorPages
@@ -55,6 +57,7 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.authentication import REFRESH_S, Authenticator
 from cellserve_server.security.certificates import CertificateFiles
 from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.stores.base import Store
@@ -124,6 +127,7 @@ class App:
         store: Store | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        world_clock = clock or time.time
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
@@ -135,6 +139,7 @@ class App:
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
         self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
+        self.authenticator = Authenticator(config, self.metrics.registry, world_clock)
         self.keeping = Keeping(
             config,
             store,
@@ -157,6 +162,7 @@ class App:
         self._new_id = new_id
         self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
         self.interceptor = RpcInterceptor(
+            self.authenticator,
             self.metrics.rpcs,
             self.refusals,
             new_id,
@@ -241,7 +247,11 @@ class App:
         self._loading = False
         self._begin("sweeper", self._sweep_models())
         self._begin("model-watch", self._watch_models())
+        if self.authenticator.is_asked:
+            self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
+        for event, advice in identity_warnings(self._config):
+            self._log.warning(event, host=self._config.host, advice=advice)
         has_tls = self._certificates is not None
         self._log.info(
             "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()
@@ -293,21 +303,23 @@ class App:
         if port == -1:
             return
         inspector = self._make_inspector() if self._config.inspector else None
+        door = Door(self.authenticator) if self.authenticator.is_asked else None
         try:
-            self._page = MetricsPage(self.metrics.registry, host, port, inspector)
+            self._page = MetricsPage(self.metrics.registry, host, port, inspector, door)
         except (OSError, OverflowError, UnicodeError) as error:
             is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             if self._config.port != 0 or not is_taken:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
-            self._page = MetricsPage(self.metrics.registry, host, 0, inspector)
+            self._page = MetricsPage(self.metrics.registry, host, 0, inspector, door)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
         self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
         url = f"http://{host_port(host, self._page.port)}"
         self._log.info("metrics_page", url=f"{url}/metrics")
         if inspector is not None:
-            self._log.info("inspector", url=f"{url}/inspector/", seen_by="everyone who reaches this address")
+            who = "who reaches this address" if door is None else "with a token that has the right to metrics"
+            self._log.info("inspector", url=f"{url}/inspector/", seen_by=f"everyone {who}")
 
     def _make_inspector(self) -> InspectorPages:
         config = self._config
@@ -368,6 +380,16 @@ class App:
         while self._config.models_poll_s:
             await asyncio.sleep(self._config.models_poll_s)
             await self.loader.poll()
+
+    async def look_at_identities(self) -> None:
+        """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
+        await asyncio.to_thread(self.authenticator.refresh)
+        self.interceptor.lasting.look()
+
+    async def _watch_identities(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.look_at_identities()
 
     async def _sweep_models(self) -> None:
         while True:

@@ -15,6 +15,7 @@ MIB = 1 << 20
 DAY_S = 86_400.0
 INT32_MAX = (1 << 31) - 1
 DURABILITIES = ("sync", "async")
+TENANT_PLACES = ("", "cn", "uri")
 TRACINGS = ("off", "otlp", "console")
 
 
@@ -48,6 +49,28 @@ class ServerConfig:
     tls_server_name: str = _setting(
         "", "The name that the certificates of other replicas are for; without it the host of their address."
     )
+    # Who may come in. With any of the first three, everybody has to say who he is.
+    tokens_file: str = _setting(
+        "",
+        "The tokens that are known, by their digests: lines of `cellserve token new`. Read again when it changes.",
+    )
+    jwks_file: str = _setting(
+        "", "Whose JWTs are good: the issuer's public keys (JWKS). Needs PyJWT. Read again when it changes."
+    )
+    tls_tenant_from: str = _setting(
+        "", "With --tls-client-ca: cn or uri, where in clients' certificates the tenant stands. Tokens go first."
+    )
+    jwt_issuer: str = _setting("", "With --jwks-file: who JWTs have to be from (iss).")
+    jwt_audience: str = _setting("", "With --jwks-file: whom JWTs have to be for (aud).")
+    jwt_tenant_claim: str = _setting("tenant", "The claim of a JWT in which the tenant stands.")
+    jwt_rights_claim: str = _setting(
+        "scope", "The claim of a JWT in which rights stand: cellserve:admin, cellserve:metrics; a text or a list."
+    )
+    max_remembered_grants: int = _setting(
+        10_000, "JWTs and clients' certificates that are not verified anew with each request; the rest are.", 1
+    )
+
+    # Models, pages, logs
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     models_poll_s: float = _setting(
         5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
@@ -205,6 +228,11 @@ class ServerConfig:
         30.0, "How long SIGTERM waits for running work, in seconds; then states are written to the store.", 0, DAY_S
     )
 
+    @property
+    def has_identity(self) -> bool:
+        """Whether callers have to say who they are."""
+        return bool(self.tokens_file or self.jwks_file or self.tls_tenant_from)
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value, minimum, maximum = getattr(self, item.name), item.metadata["minimum"], item.metadata["maximum"]
@@ -219,6 +247,12 @@ class ServerConfig:
             raise ValueError(f"{missing}: expected a file, since {given} is given; got none")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("tls_client_ca: expected tls_cert and tls_key with it; got none")
+        if self.jwks_file and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("jwks_file: expected jwt_issuer and jwt_audience with it; got none")
+        if self.tls_tenant_from not in TENANT_PLACES:
+            raise ValueError(f"tls_tenant_from: expected cn or uri; got {self.tls_tenant_from!r}")
+        if self.tls_tenant_from and not self.tls_client_ca:
+            raise ValueError("tls_tenant_from: expected tls_client_ca with it; got none")
         if self.durability not in DURABILITIES:
             raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
         if self.tracing not in TRACINGS:
