@@ -182,7 +182,7 @@ class App:
         self.inspector: Inspector | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
-        self._show_in_metrics(store)
+        self._store = store
 
     @property
     def port(self) -> int:
@@ -224,6 +224,7 @@ class App:
             raise
 
     async def _start(self) -> None:
+        self._show_in_metrics()
         self.models.on_unload = self.residents.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
         if self._tracing is not None:
@@ -335,9 +336,9 @@ class App:
         task = asyncio.create_task(work, name=f"cellserve-{name}")
         self._exit.callback(task.cancel)
 
-    def _show_in_metrics(self, store: Store) -> None:
-        durability = "memory" if store.is_volatile else self._config.durability
-        self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
+    def _show_in_metrics(self) -> None:
+        durability = "memory" if self._store.is_volatile else self._config.durability
+        self.metrics.server.declare(self._config, store=self._store.url.partition(":")[0], durability=durability)
         loop = asyncio.get_running_loop()
         self.metrics.server.watch(
             tasks=lambda: len(asyncio.all_tasks(loop)),
