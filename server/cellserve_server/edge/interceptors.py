@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +24,8 @@ from cellserve.errors import (
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
+from cellserve_server.security import tenant_of
+from cellserve_server.tenant_limits import TenantLimits
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.rpcs import RpcTrace
@@ -53,6 +56,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         new_id: makes the ids under which bugs are logged.
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
+        limits: of tenants.
         max_rpcs: RPCs of our services under way at once.
         max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
         retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
@@ -69,6 +73,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
         *,
+        limits: TenantLimits,
         max_rpcs: int,
         max_message_bytes: int,
         retry_s: float,
@@ -80,8 +85,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._new_id = new_id
         self._gate = gate
+        self.limits = limits
         self.max_rpcs = max_rpcs
-        self._max_message_bytes = max_message_bytes
+        self._active_by: Counter[str] = Counter()  # by tenant; who has none is not in it
+        self.max_message_bytes = max_message_bytes
         self._retry_s = retry_s
         self._idle = asyncio.Event()
         self._idle.set()
@@ -110,7 +117,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
         call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call, self._max_message_bytes)
+        decode = _counting_decoder(handler, call, self.max_message_bytes)
         encode = _counting_encoder(handler, call)
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
@@ -121,22 +128,29 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
         return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
 
-    def enter(self, *, is_for_peers: bool) -> None:
+    def enter(self, tenant: str, *, is_for_peers: bool) -> None:
         """An RPC of our services begins; what other replicas ask for they get even while the gate is shut."""
         error = None if is_for_peers else self._gate()
         if error is not None:
             raise error
-        if self.active >= self.max_rpcs:
-            raise QueueFullError(
-                f"expected at most {self.max_rpcs} RPCs at once (max_concurrent_rpcs); this would be one more",
-                retry_after_s=self._retry_s,
-            )
+        own = self.limits.of(tenant).max_concurrent_rpcs
+        for active, most, whose in ((self.active, self.max_rpcs, ""), (self._active_by[tenant], own, " of a tenant")):
+            if active >= most:
+                raise QueueFullError(
+                    f"expected at most {most} RPCs{whose} at once (max_concurrent_rpcs); this would be one more",
+                    metadata={"quota": "max_concurrent_rpcs", "limit": str(most)},
+                    retry_after_s=self._retry_s,
+                )
         self.active += 1
+        self._active_by[tenant] += 1
         self._idle.clear()
 
-    def leave(self) -> None:
+    def leave(self, tenant: str) -> None:
         """An RPC that entered ends."""
         self.active -= 1
+        self._active_by[tenant] -= 1
+        if not self._active_by[tenant]:
+            del self._active_by[tenant]
         if self.active == 0:
             self._idle.set()
 
@@ -160,8 +174,8 @@ class _Call:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context):
-                return await behaviour(_decoded(request), context)
+            async with _Outcome(self, context) as most_bytes:
+                return await behaviour(_decoded(request, most_bytes), context)
 
         return wrapped
 
@@ -171,21 +185,26 @@ class _Call:
             return self.unary(behaviour)
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Outcome(self, context):
-                async for answer in behaviour(_decoded(request), context):
+            async with _Outcome(self, context) as most_bytes:
+                async for answer in behaviour(_decoded(request, most_bytes), context):
                     yield answer
 
         return wrapped
 
-    def enter(self) -> bool:
+    def enter(self, tenant: str) -> bool:
         """Begins; whether ``leave`` is due."""
         self.metrics.started.count += 1
         if self._own:
-            self._interceptor.enter(is_for_peers=self._is_for_peers)
+            self._interceptor.enter(tenant, is_for_peers=self._is_for_peers)
         return self._own
 
-    def leave(self) -> None:
-        self._interceptor.leave()
+    def leave(self, tenant: str) -> None:
+        self._interceptor.leave(tenant)
+
+    def most_bytes_of(self, tenant: str) -> int | None:
+        """The largest message of a tenant that may send less than others; None: it may send what all may."""
+        most = self._interceptor.limits.of(tenant).max_message_bytes
+        return most if most < self._interceptor.max_message_bytes else None
 
     def refused(self, error: CellServeError) -> None:
         self._interceptor.refusals.note(error)
@@ -201,21 +220,25 @@ class _Outcome:
         self._call = call
         self._context = context
         self._entered = False
+        self._tenant = ""
         self._started = time.perf_counter()
         self._tracing: RpcTrace | None = None
         tracing = call.tracing
         if tracing is not None:
             self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> int | None:
+        """Gives the largest message that the caller may send, if not that of all."""
         try:
-            self._entered = self._call.enter()
+            self._tenant = tenant_of(self._context)
+            self._entered = self._call.enter(self._tenant)
         except CellServeError as error:
             await self.__aexit__(type(error), error, None)
+        return self._call.most_bytes_of(self._tenant)
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._entered:
-            self._call.leave()
+            self._call.leave(self._tenant)
         seconds = time.perf_counter() - self._started
         code = self._code(error)
         self._call.metrics.handled(_go_name(code), seconds)
@@ -246,18 +269,31 @@ class _Outcome:
         await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 
 
-def _decoded(request: Any) -> Any:
-    """The request, or the error that its bytes are; requests that come as a stream are looked at one by one."""
+def _decoded(request: Any, most_bytes: int | None) -> Any:
+    """The request, or the error that its bytes are; requests that come as a stream are looked at one by one.
+
+    Args:
+        most_bytes: that the caller may send, where that is less than others may.
+    """
     if isinstance(request, _Undecodable):
         raise request.error
-    return _decoded_each(request) if hasattr(request, "__aiter__") else request
+    if hasattr(request, "__aiter__"):
+        return _decoded_each(request, most_bytes)
+    if most_bytes is not None and (size := request.ByteSize()) > most_bytes:
+        raise _too_large(size, most_bytes)
+    return request
 
 
-async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _decoded_each(requests: AsyncIterator[Any], most_bytes: int | None) -> AsyncIterator[Any]:
     async for request in requests:
-        if isinstance(request, _Undecodable):
-            raise request.error
-        yield request
+        yield _decoded(request, most_bytes)
+
+
+def _too_large(size_bytes: int, most_bytes: int) -> FieldInvalidError:
+    return FieldInvalidError(
+        f"request: expected at most {most_bytes} bytes (max_message_bytes); got {size_bytes}",
+        metadata={"quota": "max_message_bytes", "limit": str(most_bytes), "max_message_bytes": str(most_bytes)},
+    )
 
 
 def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable[[bytes], Any]:
@@ -267,8 +303,7 @@ def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable
         received.count += 1
         # An error that is raised here would reach the caller as UNKNOWN.
         if len(data) > max_bytes:
-            words = f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}"
-            return _Undecodable(FieldInvalidError(words, metadata={"max_message_bytes": str(max_bytes)}))
+            return _Undecodable(_too_large(len(data), max_bytes))
         try:
             return data if decode is None else decode(data)
         except DecodeError:
