@@ -27,7 +27,19 @@ from benchmarks.processes import blas_environment, end, take_sigterm_as_interrup
 from benchmarks.results import Result, judge
 from benchmarks.tables import table_of, verdict_table, wide_console
 
-NAMES = ("steps", "group", "latency", "unary", "engine", "sequence", "scale", "mixed", "idle", "durability")
+NAMES = (
+    "steps",
+    "group",
+    "latency",
+    "unary",
+    "engine",
+    "sequence",
+    "scale",
+    "mixed",
+    "idle",
+    "durability",
+    "observability",
+)
 BENCHMARK_TIMEOUT_S = 300.0
 FAILED = 1
 

@@ -20,7 +20,8 @@ from cellserve.specs import ModelDescription, describe
 from cellserve.tensors import Array
 from cellserve_client import aio, rnn
 from cellserve_client.address import parse_address
-from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, channel_options
+from cellserve_client.channels import channel_options
+from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES
 from cellserve_server.cells import Network, build_network, draw_weights
 
 UNITS = 128

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,20 +20,24 @@ from benchmarks import without
 from benchmarks.bursts import Caller, Contestant, Rhythm, alternate, call_in_loops
 from benchmarks.command import run
 from benchmarks.contestants import UNITS, normal, product
+from benchmarks.page_reader import PageReader
 from benchmarks.progress import Progress
 from benchmarks.results import Result
 from benchmarks.samples import Pair, Sample, median_interval, median_of
 from deploy.fleet.ports import free_ports
 
 AS_IT_IS = "as it is"
+INSPECTED = "the inspector open"
 # Each key: what stands above the line, and what below.
 RATIOS = {
     "metrics": (AS_IT_IS, "without metrics"),
     "tracing_off": (AS_IT_IS, "without tracing"),
+    "inspector": (INSPECTED, AS_IT_IS),
     "same": (AS_IT_IS, "an untouched copy"),
 }
 COPIES: dict[str, Sequence[str]] = {
     "without metrics": without.METRICS,
+    "without tracing": without.TRACING,
     "an untouched copy": (),
 }
 STEPS_METRIC = "cellserve_steps_total"
@@ -64,6 +68,7 @@ async def measure(plan: Plan, progress: Progress) -> Result:
             count = without.server_without(shapes, package)
             result.notes.append(f"{name}: {count} statements taken out")
             contestants[name] = await stack.enter_async_context(_served(name, plan, package))
+        contestants[INSPECTED] = await stack.enter_async_context(_served(INSPECTED, plan, None))
         pairs = await alternate(plan.rhythm.rounds, list(contestants.values()), progress, "rounds", there_and_back=True)
     _report(result, list(contestants), pairs)
     return result
@@ -72,12 +77,11 @@ async def measure(plan: Plan, progress: Progress) -> Result:
 def _report(result: Result, names: list[str], pairs: list[Pair]) -> None:
     ratios = {}
     for key, (over, under) in RATIOS.items():
-        if under in names:
-            above, below = names.index(over), names.index(under)
-            found = [pair[above].server_cpu_us / pair[below].server_cpu_us for pair in pairs]
-            low, high = median_interval(found)
-            result.keys |= {key: statistics.median(found), f"{key}_low": low, f"{key}_high": high}
-            ratios[under] = f"{result.keys[key]:.3f} ({low:.3f} to {high:.3f})"
+        above, below = names.index(over), names.index(under)
+        found = [pair[above].server_cpu_us / pair[below].server_cpu_us for pair in pairs]
+        low, high = median_interval(found)
+        result.keys |= {key: statistics.median(found), f"{key}_low": low, f"{key}_high": high}
+        ratios[over if under == AS_IT_IS else under] = f"{result.keys[key]:.3f} ({low:.3f} to {high:.3f})"
     for place, name in enumerate(names):
         samples = [pair[place] for pair in pairs]
         result.rows.append(
@@ -85,7 +89,7 @@ def _report(result: Result, names: list[str], pairs: list[Pair]) -> None:
                 "server": name,
                 "server us/step": round(median_of(samples, lambda sample: sample.server_cpu_us), 2),
                 "steps/s": round(median_of(samples, lambda sample: sample.rate)),
-                f"{AS_IT_IS}, x this": ratios.get(name, ""),
+                "ratio": ratios.get(name, ""),
             }
         )
     result.samples += [sample.as_record() for pair in pairs for sample in pair]
@@ -96,7 +100,8 @@ async def _served(name: str, plan: Plan, package: Path | None) -> AsyncIterator[
     """A server that is scraped once a burst, which is more often than any Prometheus does."""
     (port,) = free_ports(1)
     page = f"http://127.0.0.1:{port}/metrics"
-    async with product("--http-port", str(port), package=package) as ours:
+    flags = ("--inspector",) if name == INSPECTED else ()
+    async with product("--http-port", str(port), *flags, package=package) as ours:
         inputs = normal(plan.sessions, UNITS)
         sessions = [await ours.cell.session() for _ in range(plan.sessions)]
         steppers = [Caller(session.step, row) for session, row in zip(sessions, inputs, strict=True)]
@@ -105,13 +110,21 @@ async def _served(name: str, plan: Plan, package: Path | None) -> AsyncIterator[
             await asyncio.sleep(plan.rhythm.warmup_s + plan.rhythm.seconds / 2)
             await asyncio.to_thread(_metric, page, STEPS_METRIC)
 
+        reader = PageReader(port, sessions[0].id)
+
         async def burst() -> Sample:
             scraping = asyncio.create_task(scrape())
+            reading = asyncio.create_task(reader.run()) if name == INSPECTED else None
             sample = await call_in_loops(name, steppers, ours.process, plan.rhythm)
             await scraping
+            if reading is not None:
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
             return sample
 
         yield burst
+        assert (reader.steps > 0) == (name == INSPECTED), f"{name}: the inspector told of {reader.steps} steps"
         counted = _metric(page, STEPS_METRIC)
         assert (counted == 0) == (name == "without metrics"), f"{name}: {STEPS_METRIC} is {counted}"
 

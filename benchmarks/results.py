@@ -62,6 +62,9 @@ TARGETS = (
     Target("durability", "redis_sync", "at least", 0.6, "steps a second kept in Redis, x bare commits"),
     Target("durability", "sqlite_async", "at least", 0.8, "steps a second kept in SQLite later, x in memory"),
     Target("durability", "redis_async", "at least", 0.8, "steps a second kept in Redis later, x in memory"),
+    Target("observability", "metrics_low", "at most", 1.03, "server CPU with metrics, x without (interval's low end)"),
+    Target("observability", "tracing_off_low", "at most", 1.01, "with tracing off, x without tracing (low end)"),
+    Target("observability", "inspector_low", "at most", 1.05, "a session inspected, x nobody looks (low end)"),
     Target("idle", "cpu_percent", "at most", 0.1, "server CPU with 10,000 idle sessions, % of a core"),
 )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, cast
 
-import cellserve_client
-from cellserve_client import RetryPolicy, Server, aio
+from cellserve_client import ConnectionSettings, RetryPolicy, Server, TlsSettings, aio
 from tests.servers import LoopThread
 
 Kind: TypeAlias = Literal["blocking", "aio"]
@@ -29,24 +29,31 @@ def client(
     coalesce: bool = True,
     pinned: bool = False,
     proxied: bool = False,
+    tls: TlsSettings | bool | None = None,
+    token: str | Path | None = None,
 ) -> Iterator[Server]:
     """A connection of either client, with the calls of the blocking one.
 
     Args:
         loop: where the client for asyncio runs.
         coalesce: whether steps go over the stream.
-        pinned, proxied: as of ``connect``.
+        pinned, proxied, tls, token: as of ``connect``.
     """
+    settings = ConnectionSettings(
+        address,
+        timeout_s=timeout_s,
+        retry=retry,
+        coalesce=coalesce,
+        pinned=pinned,
+        proxied=proxied,
+        tls=tls,
+        token=token,
+    )
     if kind == "blocking":
-        with cellserve_client.connect(
-            address, timeout_s=timeout_s, retry=retry, coalesce=coalesce, pinned=pinned, proxied=proxied
-        ) as server:
+        with settings.connect() as server:
             yield server
         return
-    connected = aio.connect(
-        address, timeout_s=timeout_s, retry=retry, coalesce=coalesce, pinned=pinned, proxied=proxied
-    )
-    waited_for = Waited(connected, loop)
+    waited_for = Waited(settings.connect_aio(), loop)
     with waited_for:
         yield cast(Server, waited_for)
 

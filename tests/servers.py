@@ -81,10 +81,14 @@ class Stubs:
 
 
 @contextmanager
-def stubs_for(address: str) -> Iterator[Stubs]:
-    """Connects to a server with generated stubs alone, without limits of the client's own."""
+def stubs_for(address: str, credentials: grpc.ChannelCredentials | None = None) -> Iterator[Stubs]:
+    """Connects to a server with generated stubs alone, without limits of the client's own; None: without TLS."""
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(address, options=unlimited) as channel:
+    with (
+        grpc.insecure_channel(address, options=unlimited)
+        if credentials is None
+        else grpc.secure_channel(address, credentials, options=unlimited)
+    ) as channel:
         yield Stubs(
             channel,
             recurrent_service_pb2_grpc.RecurrentServiceStub(channel),
@@ -124,6 +128,7 @@ def running_app(
     clock: Callable[[], float] | None = None,
     store: Store | None = None,
     serials: Iterator[int] | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
     tracing: Tracing | None = None,
 ) -> Iterator[RunningApp]:
     """Runs a server in this process, with ids ``id-1``, ``id-2``, ... and the clock that is handed in.
@@ -131,6 +136,7 @@ def running_app(
     Args:
         store: where its sessions are; None: as the settings say.
         serials: the numbers of the ids, for servers that share a store.
+        credentials: of the stubs; None: they speak without TLS.
         tracing: makes its spans; None: as the settings say.
     """
     numbers = itertools.count(1) if serials is None else serials
@@ -142,7 +148,7 @@ def running_app(
 
     app = loop.run(start())
     try:
-        with stubs_for(app.address) as stubs:
+        with stubs_for(app.address, credentials) as stubs:
             yield RunningApp(app, loop, stubs)
     finally:
         loop.run(app.stop())

@@ -11,17 +11,21 @@ MAX_ADDRESS_CHARS = 512
 MAX_ADDRESSES = 256
 # In front of a name whose addresses are all replicas: gRPC's own word for it.
 NAME_PREFIX = "dns:///"
-# What grpc's long messages say in the end; the first that occurs is told.
-CONNECTION_TROUBLES = (
+# What grpc's long messages say in the end where nothing listens at the address, or there is no such address.
+NOBODY_THERE = (
     "connection refused",
-    "connection reset",
-    "socket closed",
-    "broken pipe",
     "no route to host",
     "network is unreachable",
     "name or service not known",
     "dns resolution failed",
     "domain name not found",
+)
+# What they may say at all; the first that occurs is told.
+CONNECTION_TROUBLES = (
+    *NOBODY_THERE,
+    "connection reset",
+    "socket closed",
+    "broken pipe",
     "keepalive watchdog timeout",
     "timed out",
     "timeout",
@@ -81,6 +85,21 @@ def parse_addresses(text: str) -> Addresses:
     return Addresses(found, None)
 
 
+def each_address(text: str) -> list[str]:
+    """The addresses of single replicas, for who asks each by itself.
+
+    Raises:
+        FieldInvalidError: as of ``parse_addresses``; or a name is to be resolved: it is not known who answers then.
+    """
+    found = parse_addresses(text)
+    if found.name is not None:
+        raise FieldInvalidError(
+            f"address: expected host:port, or several with commas between, for each replica is asked by itself; "
+            f"got {text!r}"
+        )
+    return [address.target for address in found.fixed]
+
+
 def parse_address(text: str) -> Address:
     """Reads ``host:port``; an IPv6 address stands in brackets.
 
@@ -114,3 +133,8 @@ def unreachable(address: Address, detail: str, was_reached: bool) -> Unavailable
             "machine can reach?"
         )
     return UnavailableError(message, metadata={"address": address.target})
+
+
+def is_somebody_there(error: UnavailableError) -> bool:
+    """Whether an error is one of ``unreachable``, and something listens at the address all the same, perhaps."""
+    return "address" in error.metadata and not any(f"({trouble})" in error.message for trouble in NOBODY_THERE)

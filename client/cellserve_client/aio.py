@@ -321,13 +321,24 @@ class Server:
                 return found
 
     async def sessions(
-        self, *, model: str | None = None, limit: int | None = None, timeout_s: float | None = None
+        self,
+        *,
+        model: str | None = None,
+        limit: int | None = None,
+        order_by: str | None = None,
+        id_contains: str = "",
+        timeout_s: float | None = None,
     ) -> list[SessionInfo]:
         """The sessions, ordered by id. Of several replicas one is asked: all see those of the store that they share.
 
         Args:
             model: only those of this model, or of this version of it; None: all.
             limit: at most so many; None: all that the server has.
+            order_by: ``steps_per_second``, ``step_count``, ``last_used_time`` or ``create_time``, the least first, or
+                the greatest with ``desc`` behind it: ``"steps_per_second desc"``. These are sessions that the replica
+                which is asked has in memory, 1000 at most; rates are known from the second asking on, a second after
+                the first. None: by id.
+            id_contains: only those whose id has this in it.
 
         Raises:
             FieldInvalidError: a limit below 1.
@@ -341,7 +352,11 @@ class Server:
         while True:
             left = PAGE_SIZE if limit is None else limit - len(found)
             request = pb.ListSessionsRequest(
-                page_size=min(left, PAGE_SIZE), page_token=token, model="" if model is None else resource_name(model)
+                page_size=min(left, PAGE_SIZE),
+                page_token=token,
+                model="" if model is None else resource_name(model),
+                order_by=order_by or "",
+                id_contains=id_contains,
             )
             answer: pb.ListSessionsResponse = await self._fleet.invoke(
                 methods.LIST_SESSIONS, request, deadline, way=way

@@ -170,10 +170,20 @@ class Server:
         return self.run(self._server.models(timeout_s=timeout_s))
 
     def sessions(
-        self, *, model: str | None = None, limit: int | None = None, timeout_s: float | None = None
+        self,
+        *,
+        model: str | None = None,
+        limit: int | None = None,
+        order_by: str | None = None,
+        id_contains: str = "",
+        timeout_s: float | None = None,
     ) -> list[SessionInfo]:
-        """The sessions, ordered by id; see ``aio.Server.sessions``."""
-        return self.run(self._server.sessions(model=model, limit=limit, timeout_s=timeout_s))
+        """The sessions, ordered by id or by activity; see ``aio.Server.sessions``."""
+        return self.run(
+            self._server.sessions(
+                model=model, limit=limit, order_by=order_by, id_contains=id_contains, timeout_s=timeout_s
+            )
+        )
 
     def delete_session(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Ends a session; see ``aio.Server.delete_session``."""

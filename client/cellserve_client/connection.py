@@ -14,7 +14,7 @@ from cellserve_client.transport import DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_TIMEOU
 
 @dataclass(frozen=True)
 class ConnectionSettings:
-    """What ``connect`` takes, under the same names and with the same meaning. It can be pickled, and compared.
+    """What ``connect`` takes but for ``tracing``, under the same names and with the same meaning. It can be pickled.
 
     Attributes:
         token: not part of the ``repr``, but of what is pickled; a file's path is only that.

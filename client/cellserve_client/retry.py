@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from cellserve.errors import CellServeError, FieldInvalidError, QuotaExceededError
+from cellserve.errors import CellServeError, FieldInvalidError, QuotaExceededError, TlsError
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class RetryPolicy:
 def is_retryable(error: CellServeError) -> bool:
     """Whether the same request may succeed soon: the server said after how long, or it was out of reach.
 
-    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting.
+    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting. Certificates
+    do not mend themselves either.
     """
-    if isinstance(error, QuotaExceededError):
+    if isinstance(error, (QuotaExceededError, TlsError)):
         return False
     return error.retry_after_s is not None or error.code is grpc.StatusCode.UNAVAILABLE
 

@@ -12,6 +12,9 @@ from cellserve.v1 import session_pb2
 
 SESSIONS_PREFIX = "sessions/"
 MAX_ID_CHARS = 128
+# What sessions can be sorted by besides their ids, as people and as servers call it; and how many at most.
+SORTS = {"rate": "steps_per_second", "steps": "step_count", "used": "last_used_time", "created": "create_time"}
+MAX_SORTED = 1000
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class SessionInfo:
         ttl_s: how long it lives without being used, in seconds.
         create_time: when it was made.
         expire_time: when it goes if nobody uses it.
+        last_used_time: when it was made, reset, set or stepped last.
+        steps_per_second: lately, in a list that is ordered by activity; 0 elsewhere. See ``aio.Server.sessions``.
     """
 
     id: str
@@ -37,6 +42,8 @@ class SessionInfo:
     ttl_s: float
     create_time: datetime
     expire_time: datetime
+    last_used_time: datetime
+    steps_per_second: float
 
 
 def info_from_proto(session: session_pb2.Session) -> SessionInfo:
@@ -50,7 +57,15 @@ def info_from_proto(session: session_pb2.Session) -> SessionInfo:
         ttl_s=session.ttl.ToNanoseconds() / 1e9,
         create_time=session.create_time.ToDatetime(UTC),
         expire_time=session.expire_time.ToDatetime(UTC),
+        last_used_time=_last_used_time(session),
+        steps_per_second=session.steps_per_second,
     )
+
+
+def _last_used_time(session: session_pb2.Session) -> datetime:
+    if session.HasField("last_used_time"):
+        return session.last_used_time.ToDatetime(UTC)
+    return session.expire_time.ToDatetime(UTC) - session.ttl.ToTimedelta()  # A server that is older than the field.
 
 
 def session_name(session_id: str) -> str:

@@ -36,7 +36,7 @@ class TlsSettings:
         server_name: the name that the server's certificate is to be for; None: the host of the address.
 
     Raises:
-        FieldInvalidError: a certificate without its key, a key without its certificate, or an empty name.
+        FieldInvalidError: a certificate without its key, a key without its certificate, or a name that no host has.
     """
 
     ca_file: File | None = None
@@ -48,8 +48,8 @@ class TlsSettings:
         if (self.cert_file is None) != (self.key_file is None):
             given, missing = ("cert_file", "key_file") if self.key_file is None else ("key_file", "cert_file")
             raise FieldInvalidError(f"tls.{missing}: expected a file, since {given} is given; got none")
-        if self.server_name == "":
-            raise FieldInvalidError("tls.server_name: expected a host name; got an empty one")
+        if self.server_name is not None and (not self.server_name or self.server_name.startswith(".")):
+            raise FieldInvalidError(f"tls.server_name: expected the name of a host; got {self.server_name!r}")
 
     def credentials(self) -> grpc.ChannelCredentials:
         """What grpc needs of this, read from the files.
@@ -58,11 +58,11 @@ class TlsSettings:
             FieldInvalidError: a file cannot be read, or is not what it should be; the message says which.
         """
         self.context()  # It says what is wrong with the files; grpc only refuses to connect.
-        own = self.cert_file is not None and self.key_file is not None
+        roots = _system_roots() if self.ca_file is None else self.ca_file
         return grpc.ssl_channel_credentials(
-            root_certificates=_pem_of("ca_file", self.ca_file or _system_roots()),
-            private_key=_pem_of("key_file", self.key_file) if own else None,
-            certificate_chain=_pem_of("cert_file", self.cert_file) if own else None,
+            root_certificates=None if roots is None else _read("ca_file", roots),
+            private_key=None if self.key_file is None else _read("key_file", self.key_file),
+            certificate_chain=None if self.cert_file is None else _read("cert_file", self.cert_file),
         )
 
     def context(self) -> ssl.SSLContext:
@@ -71,17 +71,8 @@ class TlsSettings:
         Raises:
             FieldInvalidError: as of ``credentials``.
         """
-        context = ssl.create_default_context()
+        context = ssl.create_default_context() if self.ca_file is None else _context_trusting(self.ca_file)
         context.set_alpn_protocols(["h2"])
-        if self.ca_file is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.set_alpn_protocols(["h2"])
-            try:
-                context.load_verify_locations(cadata=_text_of("ca_file", self.ca_file))
-            except (ssl.SSLError, ValueError) as error:
-                raise FieldInvalidError(
-                    f"tls.ca_file: expected certificates in PEM; {str(self.ca_file)!r} has none"
-                ) from error
         if self.cert_file is not None and self.key_file is not None:
             _load_pair(context, self.cert_file, self.key_file)
         return context
@@ -134,9 +125,21 @@ def _system_roots() -> Path | None:
     return None if found is None else Path(found)
 
 
+def _context_trusting(ca_file: File) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Between the certificates there may be names, in any alphabet.
+    issuers = _read("ca_file", ca_file).decode("ascii", "ignore")
+    try:
+        context.load_verify_locations(cadata=issuers)
+    except (ssl.SSLError, ValueError) as error:
+        raise FieldInvalidError(f"tls.ca_file: expected certificates in PEM; {str(ca_file)!r} has none") from error
+    return context
+
+
 def _load_pair(context: ssl.SSLContext, cert_file: File, key_file: File) -> None:
-    _text_of("cert_file", cert_file)
-    _text_of("key_file", key_file)
+    # Of a file that is not there OpenSSL does not say which it is.
+    _read("cert_file", cert_file)
+    _read("key_file", key_file)
 
     def no_passphrase() -> str:
         raise FieldInvalidError(f"tls.key_file: expected a key without a passphrase; {str(key_file)!r} has one")
@@ -145,19 +148,16 @@ def _load_pair(context: ssl.SSLContext, cert_file: File, key_file: File) -> None
         context.load_cert_chain(cert_file, key_file, no_passphrase)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            message = f"tls.key_file: expected the key of the certificate in {str(cert_file)!r}; {str(key_file)!r} "
-            raise FieldInvalidError(f"{message}has another one") from error
+            raise FieldInvalidError(
+                f"tls.key_file: expected the key of the certificate in {str(cert_file)!r}; {str(key_file)!r} has not"
+            ) from error
         raise FieldInvalidError(
             f"tls.cert_file, tls.key_file: expected a certificate and its key in PEM; got {str(cert_file)!r} and "
             f"{str(key_file)!r}"
         ) from error
 
 
-def _pem_of(name: str, file: File | None) -> bytes | None:
-    return None if file is None else _text_of(name, file).encode()
-
-
-def _text_of(name: str, file: File) -> str:
+def _read(name: str, file: File) -> bytes:
     try:
         with open(file, "rb") as opened:
             content = opened.read(MAX_PEM_BYTES + 1)
@@ -165,4 +165,4 @@ def _text_of(name: str, file: File) -> str:
         raise FieldInvalidError(f"tls.{name}: cannot read {str(file)!r}: {error.strerror}") from error
     if len(content) > MAX_PEM_BYTES:
         raise FieldInvalidError(f"tls.{name}: expected at most {MAX_PEM_BYTES} bytes; {str(file)!r} has more")
-    return content.decode("ascii", "replace")
+    return content

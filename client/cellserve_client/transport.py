@@ -24,12 +24,14 @@ from cellserve.errors import (
     FieldInvalidError,
     ResourceExhaustedError,
     RunCancelledError,
+    TlsError,
     UnavailableError,
     from_rpc_error,
 )
 from cellserve.v1 import model_service_pb2_grpc, recurrent_service_pb2_grpc
-from cellserve_client.address import Address, unreachable
+from cellserve_client.address import Address, is_somebody_there, unreachable
 from cellserve_client.bearer import BearerToken
+from cellserve_client.channels import Channels
 from cellserve_client.deadlines import Deadline
 from cellserve_client.methods import Method
 from cellserve_client.retry import Retrier, RetryPolicy
@@ -43,13 +45,6 @@ MIB = 1 << 20
 DEFAULT_TIMEOUT_S = 30.0
 DEFAULT_MAX_MESSAGE_BYTES = 64 * MIB
 MAX_TIMEOUT_S = 7 * 86400.0
-# A server that hangs is left after 17 seconds, well before the usual timeout of a call ends: there may be another. A
-# server takes no pings that come more often than each 10 seconds.
-KEEPALIVE_TIME_MS = 12_000
-KEEPALIVE_TIMEOUT_MS = 5_000
-CONNECT_TIMEOUT_MS = 5_000
-FIRST_RECONNECT_MS = 50
-LONGEST_RECONNECT_MS = 1_000
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 # What a healthy server answers: a HealthCheckResponse whose first field, status, is SERVING.
 SERVING = b"\x08\x01"
@@ -124,7 +119,7 @@ class Transport:
         self.retrier = Retrier(settings.policy, settings.randomness or random.Random())
         self.clock = settings.clock
         self.sleep = settings.sleep
-        self._tls = settings.tls
+        self._channels = Channels(address, settings.max_message_bytes, settings.tls, settings.clock)
         self._token = settings.token
         self.tracing = settings.tracing
         self._on_stream_trouble = on_stream_trouble
@@ -180,6 +175,28 @@ class Transport:
         if rpc_error.code() in _CUT and not _has_details(rpc_error):
             return UnavailableError(f"lost the stream to {self.address.target}: {error.message}")
         return error
+
+    async def explained(self, error: CellServeError, deadline: Deadline) -> CellServeError:
+        """The error of a request; where TLS is why the server cannot be reached, ``TlsError``, which says what to do.
+
+        Where the client's files for TLS have changed since it connected, it connects anew with these.
+        """
+        if self._closed or type(error) is not UnavailableError or not is_somebody_there(error):
+            return error
+        if not self._channels.has_tls and self.retrier.was_reached:
+            return error  # It has been spoken to without TLS before.
+        try:
+            if self._channels.are_outdated:
+                await self._connect_anew()
+                return error
+            trouble = await self._channels.trouble(deadline.remaining_s())
+        except FieldInvalidError as unusable:
+            trouble = unusable.message
+        if trouble is None:
+            return error
+        told = TlsError(f"cannot speak to the server at {self.address.target}: {trouble}", metadata=error.metadata)
+        told.__cause__ = error
+        return told
 
     async def before_retry(self, error: CellServeError, attempt: int, deadline: Deadline) -> None:
         """Returns when it is time for the next attempt.
@@ -294,23 +311,24 @@ class Transport:
         self._require_open()
         loop = asyncio.get_running_loop()
         if self._loop is None:
-            self._channel = self._new_channel()
+            self._use(self._channels.open())
             self._loop = loop
-            # The generated stubs carry no types.
-            self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(self._channel)
-            self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         elif self._loop is not loop:
             raise FailedPreconditionError(
                 "this connection belongs to another event loop; call connect(...) again in this one"
             )
 
-    def _new_channel(self) -> grpc.aio.Channel:
-        options = channel_options(self.address, self.max_message_bytes)
-        if self._tls is None:
-            return grpc.aio.insecure_channel(self.address.target, options=options)
-        if self._tls.server_name is not None:
-            options.append(("grpc.ssl_target_name_override", self._tls.server_name))
-        return grpc.aio.secure_channel(self.address.target, self._tls.credentials(), options=options)
+    def _use(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        # The generated stubs carry no types.
+        self._recurrent = recurrent_service_pb2_grpc.RecurrentServiceStub(channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(channel)
+
+    async def _connect_anew(self) -> None:
+        former = self._channel
+        self._use(self._channels.open())
+        if former is not None:
+            await former.close()
 
     async def close(self) -> None:
         """Closes the connection; requests under way are cancelled. Again: nothing happens."""
@@ -321,29 +339,6 @@ class Transport:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
-
-
-def channel_options(address: Address, max_message_bytes: int) -> list[tuple[str, str | int]]:
-    """The options of a channel. Public, so that what is compared with this client can have the same ones.
-
-    Args:
-        address: the server's.
-        max_message_bytes: the largest answer that is taken.
-    """
-    options: list[tuple[str, str | int]] = [
-        ("grpc.primary_user_agent", "cellserve-client"),
-        ("grpc.max_send_message_length", -1),  # The server's limit counts; its answer says what it is.
-        ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),  # How long one attempt to connect may take.
-        ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MS),
-        ("grpc.enable_retries", 0),  # Retries are ours: they have a budget and keep their run ids.
-    ]
-    if address.is_loopback:
-        options.append(("grpc.enable_http_proxy", 0))  # A proxy cannot reach this machine's own addresses.
-    return options
 
 
 def require_process(process_id: int) -> None:

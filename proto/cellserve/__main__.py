@@ -7,6 +7,7 @@ whose name has a dash is called by two words: ``sessions-export`` is ``cellserve
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if entry is None:
         print(f"cellserve: no command {arguments[0]!r}. There are: {', '.join(known) or 'none'}.", file=sys.stderr)
         return USAGE_ERROR
+    # grpc reads this when it is loaded. What it would print of its own says less than the commands' errors.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         command = entry.load()
     except ModuleNotFoundError as error:

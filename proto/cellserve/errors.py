@@ -198,6 +198,10 @@ class UnavailableError(CellServeError, ConnectionError):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class TlsError(UnavailableError):
+    """TLS with the server does not come about, and no retry helps: the message says why. The client's own."""
+
+
 class DrainingError(UnavailableError):
     """The server is stopping and takes no new work."""
 
@@ -288,8 +292,8 @@ def _number_in(metadata: dict[str, str], key: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-# The client's own: they wrap what came over the wire.
-_NEVER_SENT = (PartialRunError, GroupStepError)
+# The client's own: they wrap what came over the wire, or say why nothing came.
+_NEVER_SENT = (PartialRunError, GroupStepError, TlsError)
 
 
 def _descendants(cls: type[CellServeError]) -> list[type[CellServeError]]:

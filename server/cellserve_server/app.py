@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Coroutine
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,17 +26,30 @@ from cellserve.v1 import (
     recurrent_service_pb2,
     recurrent_service_pb2_grpc,
 )
-from cellserve_server.binding import StartError, advertised_address, bind_error, host_port, require_private_or_insecure
+from cellserve_server.binding import (
+    StartError,
+    advertised_address,
+    bind_error,
+    host_port,
+    identity_warnings,
+    is_loopback,
+    require_private_or_insecure,
+)
 from cellserve_server.config import INT32_MAX, ServerConfig
 from cellserve_server.edge.interceptors import RpcInterceptor
 from cellserve_server.edge.model_service import ModelService
 from cellserve_server.edge.peer_service import PeerService
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.requests import RequestMemory
+from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
+from cellserve_server.http.door import Door
 from cellserve_server.http.metrics_page import MetricsPage
+from cellserve_server.inspector.inspector import Inspector, ServerFacts
+from cellserve_server.inspector.pages import InspectorPages
+from cellserve_server.inspector.samples import Sampler, reader_of
 from cellserve_server.keeping.assembly import Keeping
 from cellserve_server.keeping.operations import SessionOperations
 from cellserve_server.keeping.residents import Residents
@@ -43,6 +57,9 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.authentication import REFRESH_S, Authenticator
+from cellserve_server.security.certificates import CertificateFiles
+from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.step_rates import StepRates
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
@@ -99,6 +116,7 @@ class App:
     Attributes:
         limits, metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a
             server within a program.
+        inspector: answers the inspector's pages; None: it is off, or not started.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
 
@@ -111,6 +129,7 @@ class App:
         store: Store | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        world_clock = clock or time.time
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
@@ -122,8 +141,19 @@ class App:
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
+        self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
+        self.authenticator = Authenticator(config, self.metrics.registry, world_clock)
         self.keeping = Keeping(
-            config, store, self.residents, self.models, self.metrics, clock, new_id, self._note_bug, self._note_store
+            config,
+            store,
+            self.residents,
+            self.models,
+            self.metrics,
+            clock,
+            new_id,
+            self._note_bug,
+            self._note_store,
+            PeerChannels(self._certificates, config.tls_server_name),
         )
         self.operations = SessionOperations(self.residents, self.keeping.keeper, new_id, config.default_ttl_s)
         self._tracing = open_tracing(config) if tracing is None else tracing
@@ -144,14 +174,13 @@ class App:
             self._tracing,
         )
         self.interceptor = RpcInterceptor(
+            self.authenticator,
             self.metrics.rpcs,
             self.refusals,
             new_id,
             self._refusal,
-            limits=self.limits,
-            max_rpcs=config.max_concurrent_rpcs,
+            RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
             max_message_bytes=config.max_message_bytes,
-            retry_s=config.queue_full_retry_ms / 1000,
             tracing=self._tracing,
         )
         self._health = health.aio.HealthServicer()
@@ -160,6 +189,7 @@ class App:
         self._is_healthy = False
         self._port = 0
         self._page: MetricsPage | None = None
+        self.inspector: Inspector | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
         self._show_in_metrics(store)
@@ -197,6 +227,8 @@ class App:
             StartError: an address cannot be used, or the folder of models cannot be read.
         """
         require_private_or_insecure(self._config)
+        for event, advice in identity_warnings(self._config):
+            self._log.warning(event, host=self._config.host, advice=advice)
         try:
             await self._start()
         except BaseException:
@@ -229,8 +261,13 @@ class App:
         self._begin("model-watch", self._watch_models())
         if self._config.quotas_file:
             self._begin("quotas-watch", self._watch_quotas())
+        if self.authenticator.is_asked:
+            self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
-        self._log.info("serving", address=self.address, http_port=self.http_port, **self.models.count_by_state())
+        has_tls = self._certificates is not None
+        self._log.info(
+            "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()
+        )
 
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
@@ -265,8 +302,12 @@ class App:
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
         )
+        address = host_port(config.host, config.port)
         try:
-            self._port = server.add_insecure_port(host_port(config.host, config.port))
+            if self._certificates is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, server_credentials(self._certificates))
         except RuntimeError as error:
             raise bind_error("--port", config.host, config.port) from error
         return server
@@ -275,17 +316,33 @@ class App:
         host, port = self._config.http_host, self._config.http_port
         if port == -1:
             return
+        inspector = self._make_inspector() if self._config.inspector else None
+        door = Door(self.authenticator) if self.authenticator.is_asked else None
         try:
-            self._page = MetricsPage(self.metrics.registry, host, port)
+            self._page = MetricsPage(self.metrics.registry, host, port, inspector, door)
         except (OSError, OverflowError) as error:
             if self._config.port != 0:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
-            self._page = MetricsPage(self.metrics.registry, host, 0)
+            self._page = MetricsPage(self.metrics.registry, host, 0, inspector, door)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
         self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
-        self._log.info("metrics_page", url=f"http://{host_port(host, self._page.port)}/metrics")
+        url = f"http://{host_port(host, self._page.port)}"
+        self._log.info("metrics_page", url=f"{url}/metrics")
+        if inspector is not None:
+            who = "who reaches this address" if door is None else "with a token that has the right to metrics"
+            self._log.info("inspector", url=f"{url}/inspector/", seen_by=f"everyone {who}")
+
+    def _make_inspector(self) -> InspectorPages:
+        config = self._config
+        store = config.store.partition(":")[0]
+        facts = ServerFacts(self.address, version("cellserve-server"), store, self._clock())
+        sampler = Sampler(reader_of(self.metrics), self._clock)
+        self.inspector = Inspector(config, self.operations, sampler, self._clock, facts)
+        self.inspector.start()
+        self._exit.callback(self.inspector.stop)
+        return InspectorPages(self.inspector, is_private=is_loopback(config.http_host))
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"cellserve-{name}")
@@ -299,7 +356,7 @@ class App:
             draining=lambda: self._draining,
             models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),
         )
-        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.active, streams=lambda: len(self.streams))
+        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.admission.active, streams=lambda: len(self.streams))
 
     async def _set_health(self, serving: bool) -> None:
         self._is_healthy = serving
@@ -340,6 +397,16 @@ class App:
             await asyncio.sleep(QUOTAS_POLL_S)
             self.limits.poll()
 
+    async def look_at_identities(self) -> None:
+        """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
+        await asyncio.to_thread(self.authenticator.refresh)
+        self.interceptor.lasting.look()
+
+    async def _watch_identities(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.look_at_identities()
+
     async def _sweep_models(self) -> None:
         while True:
             due = self.models.sweep()
@@ -360,16 +427,18 @@ class App:
         timeout_s = self._config.drain_timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
         self._draining = True
-        self._log.info("draining", rpcs=self.interceptor.active, runs=self.engine.queue.runs, timeout_s=timeout_s)
+        self._log.info(
+            "draining", rpcs=self.interceptor.admission.active, runs=self.engine.queue.runs, timeout_s=timeout_s
+        )
         await self._health.enter_graceful_shutdown()
         self.streams.tell_draining(timeout_s)
         await self.engine.drain(timeout_s)
         self.streams.finish()
         left_s = max(timeout_s - (time.monotonic() - started), 0.0)
         try:
-            await asyncio.wait_for(self.interceptor.wait_idle(), left_s)
+            await asyncio.wait_for(self.interceptor.admission.wait_idle(), left_s)
         except TimeoutError:
-            self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
+            self._log.warning("drain_timeout", rpcs_left=self.interceptor.admission.active)
         left_s = max(timeout_s - (time.monotonic() - started), LEAST_RELEASE_S)
         is_written = await self.keeping.release_all(left_s)
         self._log.info("drained", seconds=round(time.monotonic() - started, 3))
@@ -378,7 +447,10 @@ class App:
     def note_forced(self) -> None:
         """Logs what a stop cuts off that does not wait for the drain."""
         self._log.warning(
-            "drain_forced", rpcs=self.interceptor.active, runs=self.engine.queue.runs, streams=len(self.streams)
+            "drain_forced",
+            rpcs=self.interceptor.admission.active,
+            runs=self.engine.queue.runs,
+            streams=len(self.streams),
         )
 
     async def stop(self) -> None:

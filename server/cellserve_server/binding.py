@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterator
 
 from cellserve_server.config import ServerConfig
 
@@ -47,16 +48,32 @@ def require_private_or_insecure(config: ServerConfig) -> None:
     Raises:
         StartError: naming the flag.
     """
-    pages = [("--http-host", config.http_host)] if config.http_port != -1 else []
-    for flag, host in (("--host", config.host), *pages):
-        if not config.insecure and not _is_loopback(host):
+    rpcs = [] if config.tls_cert else [("--host", config.host, "--tls-cert and --tls-key")]
+    pages = [("--http-host", config.http_host, "127.0.0.1")] if config.http_port != -1 else []
+    for flag, host, remedy in (*rpcs, *pages):
+        if not config.insecure and not is_loopback(host):
             raise StartError(
                 f"{flag}: {host!r} is reached by other machines and there is no TLS; "
-                "use 127.0.0.1, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
+                f"use {remedy}, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def identity_warnings(config: ServerConfig) -> Iterator[tuple[str, str]]:
+    """What is worth a word in the log about who may come in: an event, and what to do."""
+    if is_loopback(config.host):
+        return
+    if not config.has_identity:
+        yield (
+            "anybody_may_come_in",
+            "everybody who reaches --host sees all sessions and may do everything; --tokens-file, --jwks-file or "
+            "--tls-tenant-from has callers say who they are",
+        )
+    elif not config.tls_cert:
+        yield "tokens_in_the_clear", "tokens can be read on their way to --host; --tls-cert and --tls-key prevent it"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached by this machine alone."""
     if host == "localhost":
         return True
     try:

@@ -15,6 +15,7 @@ MIB = 1 << 20
 DAY_S = 86_400.0
 INT32_MAX = (1 << 31) - 1
 DURABILITIES = ("sync", "async")
+TENANT_PLACES = ("", "cn", "uri")
 TRACINGS = ("off", "otlp", "console")
 
 
@@ -35,20 +36,71 @@ class ServerConfig:
     """The server's settings. Defaults suit one machine of a few cores."""
 
     # Where
-    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs --insecure.")
+    host: str = _setting("127.0.0.1", "The address to listen on. Another one than loopback needs TLS, or --insecure.")
     port: int = _setting(50051, "The TCP port; 0 picks a free one.", 0, 65_535)
     insecure: bool = _setting(False, "Listen without TLS on an address that other machines reach.")
+    tls_cert: str = _setting(
+        "", "The server's certificate, its issuers' after it, in PEM: TLS alone is spoken. Read again when it changes."
+    )
+    tls_key: str = _setting("", "Its private key, in PEM, without a passphrase.")
+    tls_client_ca: str = _setting(
+        "", "Who issues clients' certificates, in PEM: a client has to show one, and other replicas show --tls-cert."
+    )
+    tls_ca: str = _setting(
+        "",
+        "Who issues the certificates of other replicas, in PEM; without it --tls-client-ca, or those that this machine "
+        "trusts.",
+    )
+    tls_server_name: str = _setting(
+        "", "The name that the certificates of other replicas are for; without it the host of their address."
+    )
+    # Who may come in. With any of the first three, everybody has to say who he is.
+    tokens_file: str = _setting(
+        "",
+        "The tokens that are known, by their digests: lines of `cellserve token new`. Read again when it changes.",
+    )
+    jwks_file: str = _setting(
+        "", "Whose JWTs are good: the issuer's public keys (JWKS). Needs PyJWT. Read again when it changes."
+    )
+    tls_tenant_from: str = _setting(
+        "", "With --tls-client-ca: cn or uri, where in clients' certificates the tenant stands. Tokens go first."
+    )
+    jwt_issuer: str = _setting("", "With --jwks-file: who JWTs have to be from (iss).")
+    jwt_audience: str = _setting("", "With --jwks-file: whom JWTs have to be for (aud).")
+    jwt_tenant_claim: str = _setting("tenant", "The claim of a JWT in which the tenant stands.")
+    jwt_rights_claim: str = _setting(
+        "scope", "The claim of a JWT in which rights stand: cellserve:admin, cellserve:metrics; a text or a list."
+    )
+    max_remembered_grants: int = _setting(
+        10_000, "JWTs and clients' certificates that are not verified anew with each request; the rest are.", 1
+    )
+
+    # Models, pages, logs
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     models_poll_s: float = _setting(
         5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
     )
-    http_host: str = _setting("127.0.0.1", "The address of the metrics page.")
+    http_host: str = _setting("127.0.0.1", "The address of the metrics page and the inspector.")
     http_port: int = _setting(
         9464,
         "The port of the metrics page (/metrics); 0 picks a free one, -1 turns it off. A port that is taken is an "
         "error, but with --port 0 a free one is picked.",
         -1,
         65_535,
+    )
+    inspector: bool = _setting(
+        False,
+        "Show what the server and its sessions do, their states too, at /inspector/ beside the metrics page: to "
+        "everyone who reaches --http-host, without a password.",
+    )
+    inspector_max_watches: int = _setting(
+        16, "Sessions (rows of them) that the inspector's pages may show at once.", 1, 1024
+    )
+    inspector_window_steps: int = _setting(
+        512, "Steps of each of them that the server keeps for pages that ask late or join in.", 1, 65_536
+    )
+    inspector_watch_bytes: int = _setting(
+        16 * MIB, "Bytes of these steps, for each of them; of large states there are fewer.", 1024
     )
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("auto", "json, console, or auto: console on a terminal, json elsewhere.")
@@ -241,6 +293,11 @@ class ServerConfig:
         30.0, "How long SIGTERM waits for running work, in seconds; then states are written to the store.", 0, DAY_S
     )
 
+    @property
+    def has_identity(self) -> bool:
+        """Whether callers have to say who they are."""
+        return bool(self.tokens_file or self.jwks_file or self.tls_tenant_from)
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value, minimum, maximum = getattr(self, item.name), item.metadata["minimum"], item.metadata["maximum"]
@@ -250,12 +307,25 @@ class ServerConfig:
                 raise ValueError(f"{item.name}: expected at least {minimum}; got {value}")
             if maximum is not None and value > maximum:
                 raise ValueError(f"{item.name}: expected at most {maximum}; got {value}")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("tls_cert", "tls_key") if self.tls_cert else ("tls_key", "tls_cert")
+            raise ValueError(f"{missing}: expected a file, since {given} is given; got none")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca: expected tls_cert and tls_key with it; got none")
+        if self.jwks_file and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("jwks_file: expected jwt_issuer and jwt_audience with it; got none")
+        if self.tls_tenant_from not in TENANT_PLACES:
+            raise ValueError(f"tls_tenant_from: expected cn or uri; got {self.tls_tenant_from!r}")
+        if self.tls_tenant_from and not self.tls_client_ca:
+            raise ValueError("tls_tenant_from: expected tls_client_ca with it; got none")
         if self.durability not in DURABILITIES:
             raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
         if self.tracing not in TRACINGS:
             raise ValueError(f"tracing: expected one of {', '.join(TRACINGS)}; got {self.tracing!r}")
         if 0 < self.models_poll_s < 1:
             raise ValueError(f"models_poll_s: expected 0 or at least 1; got {self.models_poll_s}")
+        if self.inspector and self.http_port == -1:
+            raise ValueError("inspector: expected http_port to be on, for it is a page there; got -1")
         for name in ("default_ttl_s", "defined_model_ttl_s"):
             if getattr(self, name) > self.max_ttl_s:
                 raise ValueError(f"{name}: expected at most max_ttl_s, {self.max_ttl_s}; got {getattr(self, name)}")

@@ -26,6 +26,7 @@ from cellserve.errors import (
     QueueFullError,
     ShapeMismatchError,
     StepOutOfOrderError,
+    TlsError,
     UnavailableError,
     all_reasons,
     error_of,
@@ -36,9 +37,9 @@ from cellserve.errors import (
 
 
 def all_classes() -> list[type[CellServeError]]:
-    """Every class that crosses the wire. The other two are the client's own: they wrap what came."""
+    """Every class that crosses the wire. The others are the client's own: they wrap what came, or say why none did."""
     found = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, CellServeError)]
-    return [cls for cls in found if cls not in (PartialRunError, GroupStepError)]
+    return [cls for cls in found if cls not in (PartialRunError, GroupStepError, TlsError)]
 
 
 class Row(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,9 +18,11 @@ from cellserve.errors import CellServeError, from_rpc_error
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import sequence_pb2, session_pb2
+from cellserve_client import TlsSettings
 from cellserve_server.models.model_files import CELL_FILE, WEIGHTS_FILE
 from deploy.fleet import Fleet
 from deploy.fleet.ports import HOST, free_ports
+from tests.certificates import Authority
 from tests.deploy.prometheus_process import Prometheus
 from tests.faults.redis_commands import command
 from tests.servers import RPC_TIMEOUT_S, Stubs, define_model, stubs_for
@@ -34,11 +37,12 @@ FRAME = tensor_from_array(np.ones(DEPTH, np.float32))
 class Server:
     """One server with a model, as its callers and Prometheus know it."""
 
-    def __init__(self, fleet: Fleet, stack: ExitStack) -> None:
+    def __init__(self, fleet: Fleet, stack: ExitStack, tls: TlsSettings | None) -> None:
         self.fleet = fleet
         self.instance = urlsplit(fleet.metrics_urls[0]).netloc
         (self.process,) = fleet.replicas
-        self.stubs: Stubs = stack.enter_context(stubs_for(fleet.addresses[0]))
+        credentials = None if tls is None else tls.credentials()
+        self.stubs: Stubs = stack.enter_context(stubs_for(fleet.addresses[0], credentials))
         self.model = define_model(self.stubs, BasicLSTMCell(UNITS), DEPTH).name
 
     def create(self, session_id: str) -> None:
@@ -79,6 +83,7 @@ class Stage:
         restarted: ends and comes back.
         stored: at a store of its own.
         lonely: at that store too, and says that it is where nobody is.
+        secured: speaks TLS.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
@@ -93,17 +98,21 @@ class Stage:
         self.full = self._server("full", *few, "--models", str(self.models), store="memory:")
         self.restarted = self._server("restarted", store="memory:")
         self.stored = self._server("stored", "--max-sessions", str(MAX_SESSIONS))
+        self._authority = Authority(folder / "authority")
+        self._pair = self._authority.issue("server")
+        files = ("--tls-cert", str(self._pair.cert), "--tls-key", str(self._pair.key))
+        self.secured = self._server("secured", *files, store="memory:", tls=self._authority.trusted())
         (nobody,) = free_ports(1)
         self.lonely = self._server("lonely", "--advertise", f"{HOST}:{nobody}", store=self.stored.fleet.store)
-        self.servers = (self.cut_off, self.behind, self.full, self.restarted, self.stored, self.lonely)
+        self.servers = (self.cut_off, self.behind, self.full, self.restarted, self.stored, self.lonely, self.secured)
         (folder / "prometheus").mkdir()
         self.prometheus = Prometheus(folder / "prometheus", [server.instance for server in self.servers])
         self.prometheus.start()
         stack.callback(self.prometheus.stop)
 
-    def _server(self, name: str, *arguments: str, store: str | None = None) -> Server:
+    def _server(self, name: str, *arguments: str, store: str | None = None, tls: TlsSettings | None = None) -> Server:
         fleet = Fleet(1, folder=self._folder / name, store=store, proxy=None, arguments=(*QUICK, *arguments))
-        return Server(self._stack.enter_context(fleet), self._stack)
+        return Server(self._stack.enter_context(fleet), self._stack, tls)
 
     def be_well(self) -> None:
         """Ordinary use, as Prometheus sees it: of what counts it knows where it began."""
@@ -122,6 +131,7 @@ class Stage:
             **self._hold_the_store(),
             **self._fill(),
             **self._restart_and_end(),
+            **self._shorten_the_certificate(),
         }
 
     def _lose_a_session_and_stall(self) -> dict[str, Server]:
@@ -193,6 +203,12 @@ class Stage:
             self.prometheus.wait_for(f"{started} > {last['value'][1]}")
         self.restarted.process.kill()
         return {"CellServeRestarts": self.restarted, "CellServeInstanceDown": self.restarted}
+
+    def _shorten_the_certificate(self) -> dict[str, Server]:
+        """A certificate takes the place of the server's that is good for a week."""
+        until = datetime.now(UTC) + timedelta(days=7)
+        self._pair.replace_with(self._authority.issue("for-a-week", until=until))
+        return {"CellServeCertificateEnds": self.secured}
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tests.deploy.dashboards import Query, label_queries, queries, with_all_chos
 from tests.deploy.provocations import Server, Stage
 from tests.programs import require_program
 
-# Six servers, two Redis and a Prometheus.
+# Seven servers, two Redis and a Prometheus.
 pytestmark = pytest.mark.slow
 # A busy machine may bring these about by itself: here one stall is enough.
 OF_TIME = {"CellServeLoopLag", "CellServeSlowSteps", "CellServeStoreSlow"}

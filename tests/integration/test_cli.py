@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,26 @@ def test_sessions(capsys: pytest.CaptureFixture[str], remote: Server, model: str
     assert answer(capsys, "sessions", "delete", "cli-a", "cli-b") == "deleted 2\n"
     assert json.loads(answer(capsys, "sessions", "delete", "cli-c", "--json")) == {"deleted": ["cli-c"]}
     assert json.loads(answer(capsys, "sessions", "list", "--model", model, "--json")) == []
+
+
+def test_sessions_by_activity(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
+    with ExitStack() as stack:
+        made = [stack.enter_context(remote.session(model, session_id=f"by-{name}")) for name in "abc"]
+        for steps, session in enumerate(made):
+            session.run(np.zeros((steps, 3), np.float32))
+
+        def listed(*arguments: str) -> list[str]:
+            found = json.loads(answer(capsys, "sessions", "list", "--model", model, *arguments, "--json"))
+            return [item["id"] for item in found]
+
+        assert listed("--sort", "steps") == ["by-c", "by-b", "by-a"]
+        assert listed("--sort", "used", "--limit", "1") == ["by-c"]
+        assert listed("--sort", "created", "--filter", "by-b") == ["by-b"]
+        assert listed("--filter", "-b") == ["by-b"]
+        assert listed("--sort", "rate", "--filter", "nobody") == []
+        text = answer(capsys, "sessions", "list", "--model", model, "--sort", "steps")
+        assert [line.split()[0] for line in text.splitlines() if "by-" in line] == ["by-c", "by-b", "by-a"]
+        assert "--sort" in refusal(capsys, 2, "sessions", "list", "--sort", "speed")
 
 
 def test_load(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:

@@ -105,7 +105,7 @@ def test_too_many_rpcs_at_once(start_server: Callable[[ServerConfig], RunningApp
     name = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
     create_session(server, "a", name)
     # HTTP/2 would hold a second RPC of the same connection back; another connection shows the server's own limit.
-    server.loop.call(lambda: setattr(server.app.interceptor, "max_rpcs", 1))
+    server.loop.call(lambda: setattr(server.app.interceptor.admission, "max_rpcs", 1))
     with GatedNetwork.over(server, name) as gate:
         busy = server.stubs.recurrent.Step.future(step_request("sessions/a", inputs=[floats(DEPTH)]))
         gate.wait_entered()

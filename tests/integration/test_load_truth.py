@@ -60,7 +60,8 @@ class KnownServer(recurrent_service_pb2_grpc.RecurrentServiceServicer, model_ser
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         spec = model_to_proto(describe(BasicRNNCell(2), 2, np.dtype(np.float32)))
-        return model_service_pb2.GetModelResponse(model=model_pb2.Model(name=MODEL, spec=spec))
+        can = [model_pb2.CAPABILITY_STEP, model_pb2.CAPABILITY_SESSION]
+        return model_service_pb2.GetModelResponse(model=model_pb2.Model(name=MODEL, spec=spec, capabilities=can))
 
     async def CreateSession(self, request: pb.CreateSessionRequest, context: Context) -> pb.CreateSessionResponse:
         session = session_pb2.Session(name=f"sessions/{request.session_id}", uid="1", model=MODEL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from cellserve.errors import CellServeError
 from cellserve_client import Server, connect, rnn
 from cellserve_server.config import ServerConfig
+from tests.certificates import Authority, with_tls
 from tests.metrics_pages import DOCUMENT, Family, documented, read_page
 from tests.servers import TEST_CONFIG, RunningApp
 
@@ -27,8 +29,14 @@ Start = Callable[[ServerConfig], RunningApp]
 
 
 @pytest.fixture
-def page_server(start_server: Start) -> RunningApp:
-    return start_server(replace(TEST_CONFIG, http_port=0))
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def page_server(start_server: Start, authority: Authority) -> RunningApp:
+    """It speaks TLS, of which there are metrics too."""
+    return start_server(with_tls(replace(TEST_CONFIG, http_port=0), authority.issue("server")))
 
 
 def page_of(server: RunningApp) -> dict[str, Family]:
@@ -53,17 +61,17 @@ def keep_busy(remote: Server, first: int) -> None:
         remote.session_info(f"{PREFIX}nobody-{first}")
 
 
-def test_the_page_and_the_document_have_the_same_metrics(page_server: RunningApp) -> None:
-    with connect(page_server.address) as remote:
+def test_the_page_and_the_document_have_the_same_metrics(page_server: RunningApp, authority: Authority) -> None:
+    with connect(page_server.address, tls=authority.trusted()) as remote:
         keep_busy(remote, 0)
         page = page_of(page_server)
     shown = {name: (family.kind, family.labels) for name, family in page.items()}
     assert shown == documented()
 
 
-def test_the_documents_words_for_labels_are_those_of_the_server(page_server: RunningApp) -> None:
+def test_the_documents_words_for_labels_are_those_of_the_server(page_server: RunningApp, authority: Authority) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    with connect(page_server.address) as remote:
+    with connect(page_server.address, tls=authority.trusted()) as remote:
         keep_busy(remote, 0)
         page = page_of(page_server)
     for label in ("outcome", "kind", "phase", "how", "operation", "state", "limit"):
@@ -75,8 +83,8 @@ def test_the_documents_words_for_labels_are_those_of_the_server(page_server: Run
     assert all(f"`{reason}`" in text for reason in ended)
 
 
-def test_labels_are_few_and_sessions_that_come_and_go_add_none(page_server: RunningApp) -> None:
-    with connect(page_server.address) as remote:
+def test_labels_are_few_and_sessions_that_come_and_go_add_none(page_server: RunningApp, authority: Authority) -> None:
+    with connect(page_server.address, tls=authority.trusted()) as remote:
         keep_busy(remote, 0)
         before = page_of(page_server)
         for round_ in range(1, 4):

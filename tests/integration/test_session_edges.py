@@ -6,12 +6,13 @@ from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 
-from cellserve.cells import BasicLSTMCell
+from cellserve.cells import BasicLSTMCell, GRUCell
 from cellserve.v1 import (
     model_service_pb2,
     session_pb2,
 )
 from cellserve.v1 import recurrent_service_pb2 as messages
+from tests.clocks import ManualClock
 from tests.integration.edges import (
     DEPTH,
     FIELD,
@@ -22,6 +23,7 @@ from tests.integration.edges import (
     create_session,
     expect_error,
     floats,
+    get_session,
     lstm_state,
     step_request,
 )
@@ -141,6 +143,66 @@ def test_pages_cover_everything_once(server: RunningApp) -> None:
     )
     assert first.models[0].name < second.models[0].name
     assert second.next_page_token == ""
+
+
+def test_bad_orders(edge: Edge) -> None:
+    list_sessions = edge.server.stubs.recurrent.ListSessions
+    every = ["order_by", "steps_per_second", "step_count", "last_used_time", "create_time", "desc"]
+    for order_by in ("steps", "step_count asc", "step_count desc desc", "step_count,name", "name desc", "desc", "ttl"):
+        bad = messages.ListSessionsRequest(order_by=order_by)
+        expect_error(lambda r=bad: list_sessions(r), "INVALID_ARGUMENT", FIELD, [*every, order_by])  # type: ignore[misc]
+    token = messages.ListSessionsRequest(order_by="step_count", page_token="c2luZ2xl")
+    expect_error(lambda: list_sessions(token), "INVALID_ARGUMENT", FIELD, ["page_token", "order_by", "c2luZ2xl"])
+    long = messages.ListSessionsRequest(id_contains="x" * 129)
+    expect_error(lambda: list_sessions(long), "INVALID_ARGUMENT", FIELD, ["id_contains", "128", "129"])
+
+
+def test_sessions_by_activity(server: RunningApp, clock: ManualClock) -> None:
+    lstm = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
+    gru = define_model(server.stubs, GRUCell(UNITS), DEPTH).name
+    for number, model in enumerate((lstm, lstm, gru, lstm)):
+        create_session(server, f"s{number}", model)
+        clock.advance(1.0)
+
+    def listed(order_by: str, **fields: Any) -> list[tuple[str, float]]:
+        request = messages.ListSessionsRequest(order_by=order_by, **fields)
+        answer = server.stubs.recurrent.ListSessions(request, timeout=RPC_TIMEOUT_S)
+        assert answer.next_page_token == ""
+        assert order_by.split() in ([], ["name"]) or answer.total_size == 4
+        return [(session.name.removeprefix("sessions/"), session.steps_per_second) for session in answer.sessions]
+
+    def step(id_: str, count: int) -> None:
+        for _ in range(count):
+            server.stubs.recurrent.Step(step_request(f"sessions/{id_}", inputs=[floats(DEPTH)]), timeout=RPC_TIMEOUT_S)
+
+    step("s1", 4)
+    assert [id_ for id_, _ in listed("step_count desc")] == ["s1", "s3", "s2", "s0"]
+    step("s0", 2)
+    step("s2", 3)
+    clock.advance(2.0)
+    fastest = [("s2", 1.5), ("s0", 1.0), ("s1", 0.0), ("s3", 0.0)]
+    assert listed("steps_per_second desc") == fastest
+    assert listed(" steps_per_second   desc ", page_size=2) == fastest[:2]
+    assert listed("steps_per_second", page_size=2) == [("s1", 0.0), ("s3", 0.0)]
+    assert listed("steps_per_second desc", model=lstm) == [each for each in fastest if each[0] != "s2"]
+    assert listed("steps_per_second desc", id_contains="0") == [("s0", 1.0)]
+    assert [id_ for id_, _ in listed("create_time")] == ["s0", "s1", "s2", "s3"]
+    assert {id_ for id_, _ in listed("last_used_time desc", page_size=3)} == {"s0", "s1", "s2"}
+    for by_name in ("", "name"):
+        assert listed(by_name) == [("s0", 0.0), ("s1", 0.0), ("s2", 0.0), ("s3", 0.0)]
+        assert listed(by_name, id_contains="s2") == [("s2", 0.0)]
+    assert server.stubs.recurrent.ListSessions(messages.ListSessionsRequest(id_contains="s2")).total_size == 1
+
+
+def test_when_a_session_was_last_used(server: RunningApp, clock: ManualClock) -> None:
+    lstm = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
+    made = create_session(server, "s", lstm)
+    assert made.last_used_time == made.create_time
+    clock.advance(5.0)
+    assert get_session(server, "s").last_used_time == made.create_time
+    server.stubs.recurrent.Step(step_request("sessions/s", inputs=[floats(DEPTH)]), timeout=RPC_TIMEOUT_S)
+    clock.advance(1.0)
+    assert get_session(server, "s").last_used_time.ToMicroseconds() == made.create_time.ToMicroseconds() + 5_000_000
 
 
 def test_request_ids(edge: Edge) -> None:

@@ -27,6 +27,19 @@ def test_a_value_beyond_its_bounds(setting: str, value: Any, words: str) -> None
         replace(ServerConfig(), **{setting: value})
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tls_cert": "a.pem"}, "^tls_key: expected a file, since tls_cert is given"),
+        ({"tls_key": "a.key"}, "^tls_cert: expected a file, since tls_key is given"),
+        ({"tls_client_ca": "ca.pem"}, "^tls_client_ca: expected tls_cert and tls_key with it"),
+    ],
+)
+def test_the_files_of_tls_go_together(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(ServerConfig(), **settings)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("setting", [item.name for item in fields(ServerConfig) if isinstance(item.default, float)])
 def test_no_number_of_seconds_is_endless(setting: str, value: float) -> None:

@@ -14,7 +14,7 @@ from cellserve_client.load.find_max import MAX_TRIALS, find_max
 from cellserve_client.load.verdict import INTERRUPTED, client_of, failure_of
 from tests.load_documents import open_document
 
-PLAN = LoadPlan("localhost:1", slo="p99<20ms", seconds=1)
+PLAN = LoadPlan("localhost:1", slo="p99<20ms", seconds=10.0)
 
 
 @cache
@@ -40,9 +40,14 @@ class KnownServer:
         assert plan.rate is not None
         self.rates.append(plan.rate)
         answered = plan.rate if self._answers is None else min(plan.rate, self._answers)
-        totals = Totals(100, 100, 0, answered, answered, plan.rate, 1, 100)
-        slo = Slo("p99<20ms", (), plan.rate <= self._capacity)
-        return replace(some_document(), totals=totals, slo=slo, failure=None)
+        return replace(
+            some_document(),
+            totals=Totals(100, 100, 0, answered, answered, plan.rate, 1, 100),
+            seconds=plan.seconds * plan.rate / answered,
+            stages=plan.parts,
+            slo=Slo("p99<20ms", (), plan.rate <= self._capacity),
+            failure=None,
+        )
 
 
 def ignore(trial: Trial) -> None:

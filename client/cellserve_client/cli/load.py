@@ -284,13 +284,9 @@ def load(
         slo=slo,
         metrics=metrics or None,
     )
-    document = _search(plan) if find_max else run_with_progress(plan)
+    document = search_rate(plan, print_trial, run_with_progress) if find_max else run_with_progress(plan)
     outputs.give(document)
     return _exit_code(document)
-
-
-def _search(plan: LoadPlan) -> LoadDocument:
-    return search_rate(plan, print_trial, run_with_progress)
 
 
 def _process_count(text: str, sessions: int) -> int:

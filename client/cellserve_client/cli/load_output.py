@@ -33,11 +33,11 @@ class Outputs:
     """
 
     def __init__(self, json_file: str | None, csv_file: Path | None, html_file: Path | None) -> None:
-        if json_file not in (None, STDOUT) and not str(json_file).endswith(".json"):
+        self._prints_json = json_file == STDOUT
+        self._json_file = None if json_file is None or self._prints_json else Path(json_file)
+        if self._json_file is not None and self._json_file.suffix != ".json":
             # ``--json localhost:50051`` is an address that stands in the wrong place.
             raise click.BadParameter(f"expected a file that ends in .json; got {json_file!r}", param_hint="--json")
-        self._prints_json = json_file == STDOUT
-        self._json_file = None if json_file in (None, STDOUT) else Path(str(json_file))
         self._csv_file = csv_file
         self._html_file = html_file
         for file in (self._json_file, csv_file, html_file):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from operator import attrgetter
 from typing import Any
 
 import click
 
 from cellserve.states import NestedState
+from cellserve_client.address import each_address
 from cellserve_client.cli.common import (
     connection,
     json_option,
@@ -18,10 +22,13 @@ from cellserve_client.cli.common import (
     server_options,
     time_text,
 )
-from cellserve_client.session_info import SessionInfo
+from cellserve_client.session_info import MAX_SORTED, SORTS, SessionInfo
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1_000_000
+BY_ID = "id"
+# A server that is asked for rates looks at its sessions, and the next time, a second later, it knows them.
+RATE_S = 1.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +46,7 @@ def sessions() -> None:
     \b
     Examples:
       cellserve sessions list --model speaker-id
+      cellserve sessions list --sort rate --filter card-47
       cellserve sessions show 3f2a --state --json
       cellserve sessions delete 3f2a 77b0
     """
@@ -53,25 +61,42 @@ def sessions() -> None:
     show_default=True,
     help="At most so many.",
 )
+@click.option(
+    "--sort",
+    type=click.Choice([BY_ID, *SORTS]),
+    default=BY_ID,
+    show_default=True,
+    help="By what: steps a second (measured for a second), steps, or when they were used or created, the greatest and "
+    f"newest first; but for the id, of those in the server's memory, {MAX_SORTED} at most.",
+)
+@click.option("--filter", "id_contains", default="", metavar="TEXT", help="Only those with this in their ids.")
 @server_options
 @json_option
-def list_sessions(model: str | None, limit: int, address: str, timeout_s: float, as_json: bool) -> None:
-    """List sessions, ordered by id."""
-    with connection(address, timeout_s).connect() as server:
-        # One more than asked for tells whether there are more.
-        found = server.sessions(model=model, limit=limit + 1)
+def list_sessions(
+    model: str | None, limit: int, sort: str, id_contains: str, address: str, timeout_s: float, as_json: bool
+) -> None:
+    """List sessions, ordered by id or by activity."""
+    if sort == BY_ID:
+        with connection(address, timeout_s).connect() as server:
+            # One more than asked for tells whether there are more.
+            found = server.sessions(model=model, limit=limit + 1, id_contains=id_contains)
+    else:
+        limit = min(limit, MAX_SORTED - 1)
+        found = _most_active(address, timeout_s, SORTS[sort], model, limit + 1, id_contains)
     shown, more = found[:limit], len(found) > limit
     if as_json:
         print_json([session_document(info) for info in shown])
     else:
         print_table(
-            ["id", "model", "rows", "steps", "expires unused"],
+            ["id", "model", "rows", "steps", "steps/s", "last used", "expires unused"],
             [
                 (
                     info.id,
                     info.model.removeprefix("models/"),
                     info.batch_size or "-",
                     info.step_count,
+                    f"{info.steps_per_second:.1f}" if sort == "rate" else "-",
+                    time_text(info.last_used_time),
                     time_text(info.expire_time),
                 )
                 for info in shown
@@ -79,6 +104,25 @@ def list_sessions(model: str | None, limit: int, address: str, timeout_s: float,
         )
     if more:
         click.echo(f"These are the first {limit}; there are more (--limit).", err=True)
+
+
+def _most_active(
+    address: str, timeout_s: float, field: str, model: str | None, limit: int, id_contains: str
+) -> list[SessionInfo]:
+    """The first by a field, of all replicas: each tells of those in its own memory."""
+    order_by = f"{field} desc"
+    with ExitStack() as stack:
+        servers = [stack.enter_context(connection(replica, timeout_s).connect()) for replica in each_address(address)]
+        if field == SORTS["rate"]:
+            for server in servers:
+                server.sessions(limit=1, order_by=order_by)
+            time.sleep(RATE_S)
+        found = [
+            info
+            for server in servers
+            for info in server.sessions(model=model, limit=limit, order_by=order_by, id_contains=id_contains)
+        ]
+    return sorted(found, key=attrgetter(field), reverse=True)[:limit]
 
 
 @sessions.command()
@@ -124,6 +168,8 @@ def session_document(info: SessionInfo) -> dict[str, Any]:
         "ttl_s": info.ttl_s,
         "create_time": time_text(info.create_time),
         "expire_time": time_text(info.expire_time),
+        "last_used_time": time_text(info.last_used_time),
+        "steps_per_second": info.steps_per_second,
     }
 
 

@@ -98,6 +98,7 @@ class Pursuit:
         Raises:
             CellServeError: the error: there is to be no other attempt.
         """
+        error = await replica.transport.explained(error, self._deadline)
         if isinstance(error, SessionMovedError):
             await self._follow(replica, error, follower)
         elif isinstance(error, ModelNotFoundError) and await self._make(replica):

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from multiprocessing import Pipe
 from typing import Any
 
+from cellserve.errors import InternalError
 from cellserve_client.load.messages import Assignment, Begin, Done, Ready, Stop
 from cellserve_client.load.plan import LoadPlan
 from cellserve_client.load.recorder import Interval
 
 # Until the first requests are due, after all have said that they are ready.
 HEAD_START_S = 0.1
-END_TIMEOUT_S = 10.0
+# A process that was told to stop waits for its last answers and deletes its sessions, and may take as long as this.
+END_TIMEOUT_S = 40.0
 
 
 class Crew:
@@ -49,7 +51,7 @@ class Crew:
             From when on they send, in seconds of the monotonic clock.
 
         Raises:
-            RuntimeError: one of them has ended; it says why on standard error.
+            InternalError: one of them has ended.
         """
         opening = asyncio.gather(*(asyncio.shield(member.ready) for member in self._members))
         await first_of(opening, stopping)
@@ -64,7 +66,7 @@ class Crew:
         """Waits until all have sent all, and deleted their sessions.
 
         Raises:
-            RuntimeError: one of them has ended before; it says why on standard error.
+            InternalError: one of them has ended before.
         """
         await asyncio.gather(*(asyncio.shield(member.done) for member in self._members))
 
@@ -123,7 +125,9 @@ class _Member:
             message = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._loop.remove_reader(self._pipe.fileno())
-            error = RuntimeError("a process of the load test has ended; what it says on standard error is why")
+            error = InternalError(
+                "a process of the load test has ended before its time; it may have said why on standard error"
+            )
             for waited in (self.ready, self.done):
                 if not waited.done():
                     waited.set_exception(error)

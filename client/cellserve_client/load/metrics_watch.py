@@ -28,6 +28,7 @@ class MetricsWatch:
         self._before = before
         self._latest = before
         self._is_asked_for = is_asked_for
+        self._next = 0
         self._timeline: list[ServerSecond] = []
 
     async def watch(self, measure_from: float, measured_s: float, clock: Callable[[], float]) -> None:
@@ -42,18 +43,23 @@ class MetricsWatch:
             try:
                 latest = await _read([snapshot.url for snapshot in self._latest])
             except UnavailableError:
-                latest = None  # The next reading tells of a longer time.
-            if latest is not None:
-                if second > 0:
-                    changes = [Change(*pair) for pair in zip(self._latest, latest, strict=True)]
-                    self._timeline.append(_second(second - 1, changes))
-                self._latest = latest
+                continue  # The next reading tells of a longer time.
+            self._note(second, latest)
 
-    async def result(self, own_steps: int) -> ServerMetrics | None:
+    def _note(self, second: int, latest: Sequence[Snapshot]) -> None:
+        """Takes a reading from the beginning of a second: it tells of the one before."""
+        if second > 0:
+            changes = [Change(*pair) for pair in zip(self._latest, latest, strict=True)]
+            self._timeline.append(_second(second - 1, changes))
+        self._latest = latest
+        self._next = second + 1
+
+    async def result(self, own_steps: int, seconds: int) -> ServerMetrics | None:
         """What they told. None: a page that nobody asked for tells less than the test knows: it is another server's.
 
         Args:
             own_steps: that were answered to this test.
+            seconds: of the measured time that are to be told of, the last one by the reading that is made now.
         """
         urls = tuple(snapshot.url for snapshot in self._before)
         try:
@@ -63,6 +69,8 @@ class MetricsWatch:
         grown = sum(Change(*pair).increase(STEPS) for pair in zip(self._before, after, strict=True))
         if grown < own_steps and not self._is_asked_for:
             return None
+        if 0 < self._next <= seconds:
+            self._note(seconds, after)
         return ServerMetrics(urls, round(grown), tuple(self._timeline))
 
 

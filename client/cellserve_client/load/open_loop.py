@@ -79,8 +79,8 @@ class OpenLoop:
                     await self._clock.until(moment)
                 elif number % MOST_AT_ONCE == 0:
                     await asyncio.sleep(0)  # Answers are to be read, even if the schedule alone is too much.
-                if self._clock.now() < moment:
-                    break  # The test was stopped.
+                if self._clock.is_stopped:
+                    break
                 self._recorder.offered(moment)
                 if len(self._waiting) >= MAX_WAITING:
                     self._give_up(moment)
@@ -100,7 +100,7 @@ class OpenLoop:
         """One session's part of the requests."""
         while self._clock.now() < self._clock.end + LAST_ANSWERS_S:
             if not await caller.open():
-                if self._is_over:
+                if self._is_over or self._clock.is_stopped:
                     return
             elif self._waiting:
                 await caller.request(self._waiting.popleft())

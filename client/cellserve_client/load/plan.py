@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -13,6 +14,7 @@ from cellserve_client.load.json_fields import to_json
 from cellserve_client.load.objective import parse_objective
 from cellserve_client.load.stages import Level
 from cellserve_client.server_metrics import checked_url
+from cellserve_client.tls import settings_from
 
 MAX_SESSIONS = 100_000
 MAX_SECONDS = 86_400.0
@@ -181,7 +183,7 @@ class LoadPlan:
         connection = self.connection
         return {
             "address": connection.address,
-            "tls": bool(connection.tls),
+            "tls": settings_from(connection.tls, os.environ) is not None,
             "pinned": connection.pinned,
             "proxied": connection.proxied,
             **found,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cellserve.errors import ModelNotFoundError
+from cellserve.errors import ModelNotFoundError, ModelNotSteppableError
 from cellserve_client import aio
 from cellserve_client.load.collector import Collector, Progress
 from cellserve_client.load.crew import Crew, first_of
@@ -37,8 +38,8 @@ def run_load(plan: LoadPlan, on_progress: OnProgress | None = None) -> LoadDocum
         on_progress: called twice a second.
 
     Raises:
-        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it. Later failures
-            are counted.
+        CellServeError: the test could not begin: no server, no such model, inputs that do not fit it; or one of its
+            processes was killed. Failures of requests are counted.
     """
 
     async def run() -> LoadDocument:
@@ -99,9 +100,15 @@ async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio
 
 
 async def _look_at(plan: LoadPlan) -> ModelInfo:
-    """The model; the inputs are read once here, so that what is wrong with them is told before processes start."""
+    """The model; the inputs are read once here, so that what is wrong with them is told before processes start.
+
+    Raises:
+        ModelNotSteppableError: it has no sessions.
+    """
     async with plan.connection.connect_aio() as server:
         info = (await _choose_model(server, plan.model)).info
+    if not _has_sessions(info):
+        raise ModelNotSteppableError(f"model: expected one with sessions, which are stepped; {info.name} has none")
     if plan.inputs is not None:
         read_inputs(Path(plan.inputs), info)
     return info
@@ -116,16 +123,16 @@ async def _choose_model(server: aio.Server, name: str | None) -> aio.Model:
     """
     if name is not None:
         return await server.model(name)
-    usable = [
-        info
-        for info in await server.models()
-        if info.state == "READY" and info.steppable and "SESSION" in info.capabilities
-    ]
+    usable = [info for info in await server.models() if info.state == "READY" and _has_sessions(info)]
     names = {info.name for info in usable if not info.defined} or {info.name for info in usable}
     if len(names) != 1:
         choice = f"there are {', '.join(sorted(names))}" if names else "the server has none that can be stepped"
         raise ModelNotFoundError(f"model: say which one; {choice}")
     return await server.model(names.pop())
+
+
+def _has_sessions(info: ModelInfo) -> bool:
+    return info.steppable and "SESSION" in info.capabilities
 
 
 async def _until_finished(crew: Crew, stopping: asyncio.Event) -> float | None:
@@ -186,7 +193,9 @@ async def _document(
         by_kind=collector.by_kind(),
         timeline=collector.timeline(plan.is_open),
         errors=dict(sorted(collector.errors.items())),
-        server_metrics=None if watch is None else await watch.result(collector.all_steps),
+        server_metrics=None
+        if watch is None
+        else await watch.result(collector.all_steps, math.ceil(end - measure_from)),
         client=client_of(plan.processes, collector.busiest_cpu_share(), collector.loop_lag_p99_ms(), plan.is_open),
         stages=plan.parts,
         slo=slo,

@@ -25,6 +25,8 @@ from cellserve_client.load.recorder import INTERVAL_S, Recorder
 
 OPENING_AT_ONCE = 64
 CLOSING_AT_ONCE = 64
+# Sessions of a server that is lost are left to expire after so long.
+CLOSING_S = 20.0
 LAG_INTERVAL_S = 0.02
 
 
@@ -49,11 +51,11 @@ async def work(
         callers = _callers(assignment, models, recorder, clock)
         first = _first_sessions(assignment)
         await asyncio.gather(*(caller.open() for caller in callers[:first]))
-        tell(Ready())
-        clock.begin(await began)
         # What was loaded stays: to go through it again and again would take time from the requests.
         gc.collect()
         gc.freeze()
+        tell(Ready())
+        clock.begin(await began)
         reporting = asyncio.create_task(_report(recorder, clock, tell))
         watching = asyncio.create_task(_watch_lag(recorder))
         try:
@@ -135,10 +137,11 @@ async def _watch_lag(recorder: Recorder) -> None:
 
 async def _close(callers: list[Caller]) -> None:
     """Deletes all sessions, some at a time."""
-    left = iter(callers)
+    left, until = iter(callers), time.monotonic() + CLOSING_S
 
     async def close_some() -> None:
         for caller in left:
-            await caller.close()
+            if time.monotonic() < until:
+                await caller.close()
 
     await asyncio.gather(*(close_some() for _ in range(CLOSING_AT_ONCE)))

@@ -156,7 +156,7 @@ class RecurrentServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists sessions, ordered by name.
+        """Lists sessions, ordered by name, or those that are the most active.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,7 +32,7 @@ SESSION_VIEW_BASIC: SessionView
 SESSION_VIEW_FULL: SessionView
 
 class Session(_message.Message):
-    __slots__ = ("name", "uid", "model", "batch_size", "step_count", "ttl", "expire_time", "create_time", "state", "last_run_id")
+    __slots__ = ("name", "uid", "model", "batch_size", "step_count", "ttl", "expire_time", "create_time", "state", "last_run_id", "last_used_time", "steps_per_second")
     NAME_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,8 @@ class Session(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LAST_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_USED_TIME_FIELD_NUMBER: _ClassVar[int]
+    STEPS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     name: str
     uid: str
     model: str
@@ -53,4 +55,6 @@ class Session(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     state: _state_pb2.State
     last_run_id: int
-    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., model: _Optional[str] = ..., batch_size: _Optional[int] = ..., step_count: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[_state_pb2.State, _Mapping]] = ..., last_run_id: _Optional[int] = ...) -> None: ...
+    last_used_time: _timestamp_pb2.Timestamp
+    steps_per_second: float
+    def __init__(self, name: _Optional[str] = ..., uid: _Optional[str] = ..., model: _Optional[str] = ..., batch_size: _Optional[int] = ..., step_count: _Optional[int] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[_state_pb2.State, _Mapping]] = ..., last_run_id: _Optional[int] = ..., last_used_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., steps_per_second: _Optional[float] = ...) -> None: ...

@@ -85,8 +85,8 @@ def state_message(model: LoadedModel, leaves: Sequence[Array] | None) -> state_p
     return None if leaves is None else state_to_proto(model.structure, leaves)
 
 
-def session_message(session: SessionSnapshot) -> session_pb2.Session:
-    """The session as clients see it, with its state when the snapshot has it."""
+def session_message(session: SessionSnapshot, steps_per_second: float = 0.0) -> session_pb2.Session:
+    """The session as clients see it, with its state when the snapshot has it, and its rate where it is known."""
     return session_pb2.Session(
         name=SESSION_PREFIX + session.key.id,
         uid=session.uid,
@@ -98,6 +98,8 @@ def session_message(session: SessionSnapshot) -> session_pb2.Session:
         create_time=_timestamp_of(session.create_time),
         state=None if session.model is None else state_message(session.model, session.leaves),
         last_run_id=session.last_run_id,
+        last_used_time=_timestamp_of(session.last_used_time),
+        steps_per_second=steps_per_second,
     )
 
 

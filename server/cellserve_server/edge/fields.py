@@ -16,6 +16,7 @@ from cellserve.v1 import sequence_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine.runs import OutputMode
 from cellserve_server.models.repository import LoadedModel
+from cellserve_server.sessions.activity import ORDER_FIELDS, Order
 
 SESSION_PREFIX = "sessions/"
 SHOWN_CHARS = 80
@@ -23,8 +24,11 @@ DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 # So far below 2^63 that no session can step its way to it.
 MAX_STEP_COUNT = 1 << 62
-_SESSION_ID = re.compile(r"[A-Za-z0-9\-_.~:]{1,128}")
-_ID_RULE = "1 to 128 letters, digits, '-', '_', '.', '~' or ':'"
+_MAX_ID_CHARS = 128
+_SESSION_ID = re.compile(rf"[A-Za-z0-9\-_.~:]{{1,{_MAX_ID_CHARS}}}")
+_ID_RULE = f"1 to {_MAX_ID_CHARS} letters, digits, '-', '_', '.', '~' or ':'"
+_BY_NAME = "name"
+_DESCENDING = "desc"
 _MODES: dict[int, OutputMode] = {
     sequence_pb2.OUTPUT_SELECTION_UNSPECIFIED: OutputMode.ALL,
     sequence_pb2.OUTPUT_SELECTION_ALL: OutputMode.ALL,
@@ -126,6 +130,39 @@ def page_size_of(value: int) -> int:
     if value < 0:
         raise FieldInvalidError(f"page_size: expected 0 or more; got {value}", metadata={"field": "page_size"})
     return min(value or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+
+
+def order_of(text: str) -> Order | None:
+    """An ``order_by`` of sessions (AIP-132: a field, then ``desc`` or nothing); None: by name.
+
+    Raises:
+        FieldInvalidError: it names another field, or more than one.
+    """
+    words = text.split() or [_BY_NAME]
+    if words == [_BY_NAME]:
+        return None
+    field = next((field for field in ORDER_FIELDS if field == words[0]), None)
+    if field is None or words[1:] not in ([], [_DESCENDING]):
+        raise FieldInvalidError(
+            f"order_by: expected name, or one of {', '.join(ORDER_FIELDS)}, which may be followed by desc; "
+            f"got {shown(text)}",
+            metadata={"field": "order_by"},
+        )
+    return Order(field, descending=len(words) > 1)
+
+
+def id_part_of(text: str) -> str:
+    """What is to be in sessions' ids; empty: anything is.
+
+    Raises:
+        FieldInvalidError: it is longer than any id.
+    """
+    if len(text) > _MAX_ID_CHARS:
+        raise FieldInvalidError(
+            f"id_contains: expected at most {_MAX_ID_CHARS} characters; got {shown(text)}",
+            metadata={"field": "id_contains"},
+        )
+    return text
 
 
 def page_token_of(last: str) -> str:

@@ -1,11 +1,11 @@
-"""Around every RPC: errors become statuses, all is counted, and nothing new begins while the gate is shut."""
+"""Around every RPC: callers are asked who they are, errors become statuses, all is counted, and nothing new begins
+while the gate is shut."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,14 +18,16 @@ from cellserve.errors import (
     CellServeError,
     FieldInvalidError,
     InternalError,
-    QueueFullError,
     status_of,
 )
+from cellserve_server.edge.lasting import LastingCalls
 from cellserve_server.edge.refusals import Refusals
+from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
-from cellserve_server.security import tenant_of
-from cellserve_server.tenant_limits import TenantLimits
+from cellserve_server.security.authentication import Authenticator
+from cellserve_server.security.grants import FOR_ANYBODY, CredentialsError, Grant
+from cellserve_server.security.identity import IdentifiedContext
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.rpcs import RpcTrace
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
+# Nobody who asks for these is asked who he is: probes have no secrets, and replicas prove themselves in their requests.
+OPEN_SERVICES = ("/grpc.health.v1.Health/", PEER_SERVICE)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -51,53 +55,44 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Around all RPCs of a server.
 
     Args:
+        authenticator: finds out who calls.
         metrics: told of every RPC and message.
         refusals: told of every error that an RPC ends with.
         new_id: makes the ids under which bugs are logged.
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
-        limits: of tenants.
-        max_rpcs: RPCs of our services under way at once.
+        admission: counts the RPCs of our services.
         max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
-        retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
         tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
-        active: RPCs of our services that are under way.
+        admission: as given.
+        lasting: those of them that are streams.
     """
 
     def __init__(
         self,
+        authenticator: Authenticator,
         metrics: RpcMetrics,
         refusals: Refusals,
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
+        admission: RpcAdmission,
         *,
-        limits: TenantLimits,
-        max_rpcs: int,
         max_message_bytes: int,
-        retry_s: float,
         tracing: Tracing | None = None,
     ) -> None:
-        self.active = 0
+        self.admission = admission
+        self.authenticator = authenticator
+        self.lasting = LastingCalls(authenticator.require_good)
         self.tracing = tracing
         self.refusals = refusals
         self._metrics = metrics
         self._new_id = new_id
         self._gate = gate
-        self.limits = limits
-        self.max_rpcs = max_rpcs
-        self._active_by: Counter[str] = Counter()  # by tenant; who has none is not in it
         self.max_message_bytes = max_message_bytes
-        self._retry_s = retry_s
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._log = structlog.get_logger("cellserve.rpc")
         self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
-
-    async def wait_idle(self) -> None:
-        """Waits until no RPC of our services is under way."""
-        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -123,7 +118,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             behaviour = call.streaming(handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(call.unary(handler.stream_unary), decode, encode)
+            return grpc.stream_unary_rpc_method_handler(call.lasting(handler.stream_unary), decode, encode)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
         return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
@@ -133,30 +128,11 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         error = None if is_for_peers else self._gate()
         if error is not None:
             raise error
-        own = self.limits.of(tenant).max_concurrent_rpcs
-        for active, most, whose in ((self.active, self.max_rpcs, ""), (self._active_by[tenant], own, " of a tenant")):
-            if active >= most:
-                raise QueueFullError(
-                    f"expected at most {most} RPCs{whose} at once (max_concurrent_rpcs); this would be one more",
-                    metadata={"quota": "max_concurrent_rpcs", "limit": str(most)},
-                    retry_after_s=self._retry_s,
-                )
-        self.active += 1
-        self._active_by[tenant] += 1
-        self._idle.clear()
+        self.admission.enter(tenant)
 
-    def leave(self, tenant: str) -> None:
-        """An RPC that entered ends."""
-        self.active -= 1
-        self._active_by[tenant] -= 1
-        if not self._active_by[tenant]:
-            del self._active_by[tenant]
-        if self.active == 0:
-            self._idle.set()
-
-    def internal(self, method: str, error: Exception) -> InternalError:
+    def internal(self, method: str, tenant: str, error: Exception) -> InternalError:
         """Logs a bug of ours and makes what the caller sees of it: an id."""
-        return internal_error(self._log, self._new_id, error, {"method": method})
+        return internal_error(self._log, self._new_id, error, {"method": method, "tenant": tenant})
 
 
 class _Call:
@@ -169,76 +145,106 @@ class _Call:
         self._own = method.startswith(OWN_SERVICES)
         self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
+        self._is_open = method.startswith(OPEN_SERVICES)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context) as most_bytes:
-                return await behaviour(_decoded(request, most_bytes), context)
+            async with _Outcome(self, context) as outcome:
+                return await behaviour(_decoded(request, outcome.most_bytes), outcome.context)
+
+        return wrapped
+
+    def lasting(self, behaviour: Behaviour) -> Behaviour:
+        """As ``unary``, for a behaviour that ends when its caller's credentials do."""
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
+                return await behaviour(_decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
     def streaming(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives many answers."""
         if not inspect.isasyncgenfunction(behaviour):
-            return self.unary(behaviour)
+            return self.lasting(behaviour)
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Outcome(self, context) as most_bytes:
-                async for answer in behaviour(_decoded(request, most_bytes), context):
+            async with _Outcome(self, context) as outcome:
+                async for answer in behaviour(_decoded(request, outcome.most_bytes), outcome.context):
                     yield answer
 
         return wrapped
 
+    def identify(self, context: Context) -> Grant:
+        """Who calls.
+
+        Raises:
+            CredentialsError: nobody who is known.
+        """
+        self.metrics.started.count += 1
+        if self._is_open:
+            return FOR_ANYBODY
+        return self._interceptor.authenticator.of_rpc(context.invocation_metadata() or (), context.auth_context)
+
     def enter(self, tenant: str) -> bool:
         """Begins; whether ``leave`` is due."""
-        self.metrics.started.count += 1
         if self._own:
             self._interceptor.enter(tenant, is_for_peers=self._is_for_peers)
         return self._own
 
     def leave(self, tenant: str) -> None:
-        self._interceptor.leave(tenant)
+        self._interceptor.admission.leave(tenant)
 
     def most_bytes_of(self, tenant: str) -> int | None:
         """The largest message of a tenant that may send less than others; None: it may send what all may."""
-        most = self._interceptor.limits.of(tenant).max_message_bytes
+        most = self._interceptor.admission.limits.of(tenant).max_message_bytes
         return most if most < self._interceptor.max_message_bytes else None
 
-    def refused(self, error: CellServeError) -> None:
+    def refused(self, error: CellServeError, context: Context) -> None:
         self._interceptor.refusals.note(error)
+        if isinstance(error, CredentialsError):
+            self._interceptor.authenticator.note(error, context.peer())
 
-    def internal(self, error: Exception) -> InternalError:
-        return self._interceptor.internal(self.method, error)
+    def internal(self, tenant: str, error: Exception) -> InternalError:
+        return self._interceptor.internal(self.method, tenant, error)
 
 
 class _Outcome:
-    """Turns how an RPC ended into a status and counts it."""
+    """Asks who calls, and turns how an RPC ended into a status and counts it.
+
+    Attributes:
+        grant: what the caller has shown; known once the RPC has begun.
+        context: for the servicer, which asks it for the tenant.
+    """
 
     def __init__(self, call: _Call, context: Context) -> None:
+        self.grant = FOR_ANYBODY
+        self.context = IdentifiedContext(context, self.grant.identity)
         self._call = call
         self._context = context
         self._entered = False
-        self._tenant = ""
+        self.most_bytes: int | None = None
         self._started = time.perf_counter()
         self._tracing: RpcTrace | None = None
         tracing = call.tracing
         if tracing is not None:
             self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
 
-    async def __aenter__(self) -> int | None:
-        """Gives the largest message that the caller may send, if not that of all."""
+    async def __aenter__(self) -> _Outcome:
         try:
-            self._tenant = tenant_of(self._context)
-            self._entered = self._call.enter(self._tenant)
+            self.grant = self._call.identify(self._context)
+            self.context = IdentifiedContext(self._context, self.grant.identity)
+            self._entered = self._call.enter(self.grant.identity.tenant)
         except CellServeError as error:
             await self.__aexit__(type(error), error, None)
-        return self._call.most_bytes_of(self._tenant)
+        self.most_bytes = self._call.most_bytes_of(self.grant.identity.tenant)
+        return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._entered:
-            self._call.leave(self._tenant)
+            self._call.leave(self.grant.identity.tenant)
         seconds = time.perf_counter() - self._started
         code = self._code(error)
         self._call.metrics.handled(_go_name(code), seconds)
@@ -247,7 +253,7 @@ class _Outcome:
         if isinstance(error, CellServeError):
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
-            await self._abort(self._call.internal(error))
+            await self._abort(self._call.internal(self.grant.identity.tenant, error))
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None:
@@ -264,7 +270,7 @@ class _Outcome:
         return grpc.StatusCode.INTERNAL
 
     async def _abort(self, error: CellServeError) -> None:
-        self._call.refused(error)
+        self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
         await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
 

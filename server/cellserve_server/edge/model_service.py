@@ -20,7 +20,7 @@ from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import BrokenModel, LoadedModel, ModelRepository, draft_model
 from cellserve_server.models.weights import weight_bytes
-from cellserve_server.security import tenant_of
+from cellserve_server.security import ADMIN, require_right, tenant_of
 from cellserve_server.tenant_limits import TenantLimits
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -82,11 +82,13 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     async def LoadModel(self, request: messages.LoadModelRequest, context: Context) -> messages.LoadModelResponse:
         """Loads a version from the operator's folder."""
+        require_right(context, ADMIN)
         model = await self._loader.load(self._models.locate(request.name))
         return messages.LoadModelResponse(model=self._message(model, tenant_of(context)))
 
     async def UnloadModel(self, request: messages.UnloadModelRequest, context: Context) -> messages.UnloadModelResponse:
         """Takes a version out of service."""
+        require_right(context, ADMIN)
         entry = self._models.unload(tenant_of(context), request.name, request.force)
         return messages.UnloadModelResponse(model=self._message(entry, tenant_of(context)))
 

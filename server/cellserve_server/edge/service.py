@@ -25,7 +25,9 @@ from cellserve_server.edge.encoding import (
 )
 from cellserve_server.edge.fields import (
     batch_size_of,
+    id_part_of,
     last_of_page_token,
+    order_of,
     page_size_of,
     page_token_of,
     require_steppable,
@@ -215,10 +217,24 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         """Lists sessions."""
         if request.model and not request.model.startswith("models/"):
             raise FieldInvalidError(f"model: expected models/{{model}}; got {shown(request.model)}")
-        page_size = page_size_of(request.page_size)
+        page_size, order = page_size_of(request.page_size), order_of(request.order_by)
+        tenant, id_part = tenant_of(context), id_part_of(request.id_contains)
+        if order is not None:
+            if request.page_token:
+                raise FieldInvalidError(
+                    f"page_token: expected none with order_by, of which there is the first page alone; "
+                    f"got {shown(request.page_token)}"
+                )
+            active = await self._operations.activity.first(
+                tenant, order, page_size, model=request.model, id_contains=id_part
+            )
+            return messages.ListSessionsResponse(
+                sessions=[session_message(each.session, each.steps_per_second) for each in active],
+                total_size=self._operations.sessions.count_of(tenant),
+            )
         after = last_of_page_token(request.page_token)
         # One more than the page: whether there is a next one.
-        found, total = await self._operations.keeper.list_after(tenant_of(context), after, page_size + 1, request.model)
+        found, total = await self._operations.keeper.list_after(tenant, after, page_size + 1, request.model, id_part)
         page = found[:page_size]
         return messages.ListSessionsResponse(
             sessions=[session_message(session) for session in page],

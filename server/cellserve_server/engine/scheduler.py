@@ -4,12 +4,12 @@ Work lies in lanes (models), there in queues (the single steps of one batch size
 one for each client of each tenant. A tick takes from one queue. Lanes take turns. Within a lane tenants do, each
 tenant's clients, and each client's queues: the queue of the client whose turn it is is the tick's, and whoever has work
 in that queue shares the tick: tenants equal parts of its rows, and each tenant's clients equal parts of that; what is
-left over goes round again. Who was served goes to the end.
+left over goes round again, and with it who would have had too small a part. Who was served goes to the end.
 
 So with L lanes that have work, T tenants in a lane and C clients of each, a client waits for at most L * T * C ticks,
 however long the sequences are and whatever the others have in line; usually for L, or 2 L where there are longer runs,
-since most share each tick. How many clients another tenant has does not matter to one's share of a tick; and while there
-are several tenants ticks are smaller, so that none of them waits long for what another one has in the tick under way.
+since most share each tick. How many clients others have does not matter to a tenant's part of a tick; and while there
+are several tenants ticks are smaller, so that nobody waits long for what others have in the tick under way.
 """
 
 from __future__ import annotations

@@ -1,14 +1,19 @@
-"""The page that Prometheus scrapes: ``/metrics`` over HTTP, answered by a thread of its own."""
+"""The page that Prometheus scrapes, ``/metrics``, and the inspector's: over HTTP, answered by threads of their own."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+from cellserve_server.binding import is_loopback
+from cellserve_server.http.door import Door
 
 # How often the thread looks whether it is to end. It is woken when it is, so this is only what an idle server costs;
 # prometheus_client's own way of starting a page looks twice a second.
@@ -23,16 +28,32 @@ class MetricsPage:
         registry: what to show.
         host: the address to listen on.
         port: the TCP port; 0 picks a free one.
+        inspector: answers what is below ``/inspector``; None: nobody does.
+        door: who is let in; None: everybody. Who is on this machine reads the metrics in any case, if nobody else
+            reaches them: they name neither sessions nor tenants.
 
     Raises:
         OSError: the address cannot be listened on.
     """
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        inspector: WSGIApplication | None = None,
+        door: Door | None = None,
+    ) -> None:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # The address family is an attribute of socketserver's classes.
         of_family: type[WSGIServer] = type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})
-        self._server: WSGIServer = make_server(host, port, make_wsgi_app(registry), of_family, _QuietHandler)
+        metrics: WSGIApplication = make_wsgi_app(registry)
+        if door is not None and not is_loopback(host):
+            metrics = door.before(metrics)
+        if door is not None and inspector is not None:
+            inspector = door.before(inspector)
+        pages = metrics if inspector is None else _side_by_side(metrics, inspector)
+        self._server: WSGIServer = make_server(host, port, pages, of_family, _QuietHandler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_S,), name="cellserve-metrics", daemon=True
         )
@@ -61,6 +82,14 @@ class MetricsPage:
             socket.create_connection((loopback, port), WAKE_TIMEOUT_S).close()
         except OSError:
             return  # It has stopped listening, which is what was wanted; else it is woken again.
+
+
+def _side_by_side(metrics: WSGIApplication, inspector: WSGIApplication) -> WSGIApplication:
+    def pages(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        page = metrics if environ.get("PATH_INFO") == "/metrics" else inspector
+        return page(environ, start_response)
+
+    return pages
 
 
 class _QuietHandler(WSGIRequestHandler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -26,11 +27,14 @@ from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.keeping.takeover import Takeover
 from cellserve_server.metrics import Metrics
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.tls import PeerChannels
 from cellserve_server.sessions.seats import DIRTY
 from cellserve_server.stores.base import Store
 
 SWEPT_AT_ONCE = 1000
 SWEEP_S = 30.0
+# Random and secret, which ids of sessions are not: see Peers.
+PROCESS_ID_BYTES = 16
 
 
 class Keeping:
@@ -46,6 +50,7 @@ class Keeping:
         new_id: makes uids.
         on_bug: called with an error after which the server is of no more use.
         on_store: told when the store does not answer any more, and when it does again.
+        peer_channels: opens connections to other replicas.
 
     Attributes:
         keeper: finds, makes and ends sessions.
@@ -66,6 +71,7 @@ class Keeping:
         new_id: Callable[[], str],
         on_bug: Callable[[BaseException], None],
         on_store: Callable[[bool], Awaitable[None]],
+        peer_channels: PeerChannels,
     ) -> None:
         self.stored: StoreKeeper | None = None
         self.departures: Departures | None = None
@@ -76,7 +82,9 @@ class Keeping:
         self._engine = residents.engine
         self._on_bug = on_bug
         self._watch = StoreWatch(store, metrics.stores, on_store)
-        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id())
+        self._peers = Peers(
+            config.takeover_timeout_ms / 1000, clock, secrets.token_hex(PROCESS_ID_BYTES), peer_channels
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
         if store.is_volatile:

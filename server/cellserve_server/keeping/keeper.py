@@ -69,7 +69,9 @@ class Keeper(Protocol):
         """Whether a session that is not there was deleted by this very request."""
         ...
 
-    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """As ``SessionTable.list_after``, of all that there are."""
         ...
 
@@ -122,7 +124,9 @@ class MemoryKeeper:
         """As ``Keeper.was_deleted_by``: what this process knows of requests is remembered elsewhere."""
         return False
 
-    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """As ``Keeper.list_after``."""
-        found, total = self._sessions.list_after(tenant, after_id, limit, model)
+        found, total = self._sessions.list_after(tenant, after_id, limit, model, id_contains)
         return [session.snapshot() for session in found], total

@@ -12,6 +12,7 @@ from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keeping.unbroken import unbroken
 from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel
+from cellserve_server.sessions.activity import Activity
 from cellserve_server.sessions.session import NO_ORIGIN, Origin, Session, SessionSnapshot
 from cellserve_server.sessions.table import SessionTable
 
@@ -28,12 +29,14 @@ class SessionOperations:
     Attributes:
         sessions: the sessions in memory.
         engine: steps them.
+        activity: finds those in memory that are the most active.
         keeper: as given.
     """
 
     def __init__(self, residents: Residents, keeper: Keeper, new_id: Callable[[], str], default_ttl_s: float) -> None:
         self.sessions: SessionTable = residents.sessions
         self.engine: Engine = residents.engine
+        self.activity: Activity = residents.activity
         self.keeper = keeper
         self._new_id = new_id
         self._default_ttl_s = default_ttl_s

@@ -12,6 +12,7 @@ from cellserve_server.engine.engine import Engine
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import Metrics
 from cellserve_server.models.repository import LoadedModel, ModelRepository
+from cellserve_server.sessions.activity import Activity
 from cellserve_server.sessions.seats import NEEDED
 from cellserve_server.sessions.session import NO_ORIGIN, Origin, Session
 from cellserve_server.sessions.table import EVICTED, SessionTable
@@ -77,6 +78,7 @@ class Residents:
         limits: as given.
         sessions: them.
         engine: steps them.
+        activity: finds those that are the most active.
         flush: writes what the store does not have yet.
     """
 
@@ -92,6 +94,7 @@ class Residents:
         self.limits = limits or TenantLimits(config)
         self.sessions = SessionTable(config, clock, new_id, self._release, self.limits)
         self.engine = Engine(config, self.sessions, metrics.engine, clock, new_id, self.limits)
+        self.activity = Activity(self.engine.lanes, clock)
         self._models = models
         self._metrics = metrics.sessions
         self._clock = clock
@@ -107,6 +110,7 @@ class Residents:
             slab_bytes=self.engine.lanes.slab_bytes,
             slab_rows=self.engine.lanes.slab_rows,
         )
+        metrics.sessions.watch_models(self.engine.lanes.sessions_by_model)
 
     def seat(self, birth: Birth, uid: str | None = None, *, is_soft: bool = False) -> Session:
         """Makes a session in memory.
@@ -179,7 +183,8 @@ class Residents:
                 self.sessions.end(session, "unloaded")
 
     def stop(self) -> None:
-        """Stops the expiry timer."""
+        """Stops the timers."""
+        self.activity.stop()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

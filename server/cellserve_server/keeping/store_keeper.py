@@ -146,15 +146,25 @@ class StoreKeeper:
             return Origin(meta.request_id, meta.request_fingerprint) == origin
         return False
 
-    async def list_after(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """As ``Keeper.list_after``."""
-        return await self._listing.page(tenant, after_id, limit, model)
+        return await self._listing.page(tenant, after_id, limit, model, id_contains)
 
     # --- letting go --------------------------------------------------------------------------------------------------
 
-    def heard_from(self, taker: str) -> None:
-        """Another replica asks for sessions: it is there."""
+    def is_asked_by_a_peer(self, taker: str, holder: str) -> bool:
+        """Whether it is another replica that asks for sessions.
+
+        Args:
+            taker: its address.
+            holder: whom it asks, as only the store says it.
+        """
+        if not self._peers.is_owner(holder):
+            return False
         self._peers.heard_from(taker)
+        return True
 
     async def let_go(self, key: SessionKey, epoch: int, taker: str) -> bool:
         """Another replica wants a session: it goes once what is under way is over, and is in the store.

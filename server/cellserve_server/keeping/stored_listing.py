@@ -30,24 +30,26 @@ class StoredListing:
         self._clock = clock
         self._log = structlog.get_logger("cellserve.listing")
 
-    async def page(self, tenant: str, after_id: str, limit: int, model: str) -> tuple[list[SessionSnapshot], int]:
+    async def page(
+        self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
+    ) -> tuple[list[SessionSnapshot], int]:
         """A page of a tenant's sessions by id, and how many there are in all; as of ``SessionTable.list_after``.
 
-        With a model all of the tenant's records are read, to know how many are of it.
+        With a model, or a part of the ids, all of the tenant's records are read, to know how many are meant.
 
         Raises:
             StoreUnavailableError: it is not known what there is.
         """
         page: list[SessionSnapshot] = []
-        if not model:
+        if not model and not id_contains:
             async for snapshot in self._all(tenant, after_id):
                 page.append(snapshot)
                 if len(page) == limit:
                     break
             return page, await self._store.count(tenant)
-        total = 0
+        total, prefix = 0, f"{model}/" if model else ""
         async for snapshot in self._all(tenant, ""):
-            if not f"{snapshot.model_name}/".startswith(f"{model}/"):
+            if id_contains not in snapshot.key.id or not f"{snapshot.model_name}/".startswith(prefix):
                 continue
             total += 1
             if snapshot.key.id > after_id and len(page) < limit:

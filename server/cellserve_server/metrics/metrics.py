@@ -17,12 +17,13 @@ class Metrics:
 
     Attributes:
         registry: what the page shows.
+        teller: has the counters told; to be asked before what is asked of the registry is a part.
         rpcs, engine, sessions, stores, server: the metrics by subject.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        teller = Teller()
+        self.teller = teller = Teller()
         self.registry.register(teller)  # The first that is asked.
         self.rpcs = RpcMetrics(self.registry, teller)
         self.engine = EngineMetrics(self.registry, teller)

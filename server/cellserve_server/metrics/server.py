@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from cellserve_server.config import ServerConfig
+from cellserve_server.metrics.counts import CountsByLabel
 from cellserve_server.metrics.loop_lag import LoopLag
 
 # Settings that are shown beside what runs into them.
@@ -73,17 +72,4 @@ class ServerMetrics:
         """Says where gauges get their values from. Called by another thread. Once only."""
         self._serving.set_function(serving)
         self._draining.set_function(draining)
-        self._registry.register(_CountsByLabel("cellserve_models", "Models, by state.", "state", models))
-
-
-class _CountsByLabel(Collector):
-    """A gauge with one label whose values are asked for when they are wanted."""
-
-    def __init__(self, name: str, documentation: str, label: str, count: Callable[[], Mapping[str, int]]) -> None:
-        self._name, self._documentation, self._label, self._count = name, documentation, label, count
-
-    def collect(self) -> list[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, self._documentation, labels=[self._label])
-        for value, number in self._count().items():
-            family.add_metric([value], number)
-        return [family]
+        self._registry.register(CountsByLabel("cellserve_models", "Models, by state.", "state", models))

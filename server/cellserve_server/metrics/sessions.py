@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from cellserve.errors import all_reasons
+from cellserve_server.metrics.counts import CountsByLabel
 
 # Why sessions end, and, from ``evicted`` on, only leave memory for the store.
 ENDINGS = ("expired", "deleted", "unloaded", "evicted", "moved", "doubted", "released")
@@ -26,6 +27,7 @@ class SessionMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
         self._sessions = Gauge("cellserve_sessions", "Sessions in memory.", registry=registry)
         self._state_bytes = Gauge("cellserve_state_bytes", "Bytes of these sessions' states.", registry=registry)
         self._slab_bytes = Gauge("cellserve_slab_bytes", "Bytes set aside for states.", registry=registry)
@@ -58,6 +60,12 @@ class SessionMetrics:
         self._state_bytes.set_function(state_bytes)
         self._slab_bytes.set_function(slab_bytes)
         self._slab_rows.set_function(slab_rows)
+
+    def watch_models(self, count_by_model: Callable[[], Mapping[str, int]]) -> None:
+        """Says where the numbers of sessions by model come from. Called by another thread. Once only."""
+        self._registry.register(
+            CountsByLabel("cellserve_model_sessions", "Sessions in memory, by model.", "model", count_by_model)
+        )
 
     def session_created(self) -> None:
         """A session was made."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 import numpy as np
 
 from cellserve_server.models.repository import LoadedModel
@@ -55,6 +58,11 @@ class Lane:
         return sum(2 * seats.taken * rows for rows, seats in list(self._seats.items()))
 
     @property
+    def sessions(self) -> int:
+        """How many there are."""
+        return sum(seats.taken for seats in list(self._seats.values()))
+
+    @property
     def nbytes(self) -> int:
         """The bytes set aside for states, whoever has them."""
         return sum(seats.nbytes for seats in list(self._seats.values()))
@@ -104,6 +112,9 @@ class LaneTable:
             lane = self._lanes[model] = Lane(model, self._budget, self.moved)
         return lane
 
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
     def tables(self) -> list[Seats[Session]]:
         """The seats of all models."""
         return [seats for lane in self._lanes.values() for seats in lane.tables()]
@@ -126,6 +137,13 @@ class LaneTable:
     def slab_rows(self) -> int:
         """The rows that are given out, of all states. May be called by another thread."""
         return sum(lane.rows_in_use for lane in list(self._lanes.values()))
+
+    def sessions_by_model(self) -> dict[str, int]:
+        """How many sessions there are, by what metrics call their models. May be called by another thread."""
+        counts: Counter[str] = Counter()
+        for lane in list(self._lanes.values()):
+            counts[lane.label] += lane.sessions
+        return counts
 
     def forget(self, model: LoadedModel) -> None:
         """The model has gone: lets its lane go as soon as nobody uses it."""

@@ -138,6 +138,11 @@ class Seats(Generic[Occupant]):
         return self._unused - len(self._free)
 
     @property
+    def used(self) -> int:
+        """Seats that were ever taken since the table was empty; those from here on have no records."""
+        return self._unused
+
+    @property
     def nbytes(self) -> int:
         """The bytes of the states, free places too."""
         return self.slab.nbytes

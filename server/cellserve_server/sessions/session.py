@@ -65,6 +65,11 @@ class SessionSnapshot(NamedTuple):
     expire_time: float
     leaves: list[Array] | None = None
 
+    @property
+    def last_used_time(self) -> float:
+        """When its expiry was last put off, unix seconds."""
+        return self.expire_time - self.ttl_s
+
 
 class Origin(NamedTuple):
     """The request that began a life: its request_id, empty if it had none, and a digest of it."""

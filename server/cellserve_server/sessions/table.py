@@ -138,6 +138,11 @@ class SessionTable:
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
+    def count_of(self, tenant: str) -> int:
+        """How many of them are a tenant's."""
+        held = self.held_by.get(tenant)
+        return 0 if held is None else held.sessions
+
     def get(self, key: SessionKey, uid: str = "") -> Session:
         """A living session.
 
@@ -308,11 +313,14 @@ class SessionTable:
                 self._end(session, "expired")
         return self._expiry.next_time()
 
-    def list_after(self, tenant: str, after_id: str, limit: int, model: str = "") -> tuple[list[Session], int]:
+    def list_after(
+        self, tenant: str, after_id: str, limit: int, model: str = "", id_contains: str = ""
+    ) -> tuple[list[Session], int]:
         """A page of a tenant's sessions by id, from the first above ``after_id``, and how many there are in all.
 
         Args:
             model: only sessions of this model, ``models/{model}`` or with a version; empty: all.
+            id_contains: only sessions with this in their ids.
         """
         now = self._clock()
         chosen = {
@@ -321,6 +329,7 @@ class SessionTable:
             if session.key.tenant == tenant
             and (session.expire_time > now or session.busy)
             and (not model or f"{session.model.resource_name}/".startswith(f"{model}/"))
+            and id_contains in session.key.id
         }
         page = heapq.nsmallest(limit, (id_ for id_ in chosen if id_ > after_id))
         return [chosen[id_] for id_ in page], len(chosen)

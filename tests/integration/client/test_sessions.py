@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cellserve.errors import (
+    FieldInvalidError,
     SessionNotFoundError,
     StepOutOfOrderError,
 )
@@ -189,6 +191,16 @@ def test_sessions_are_listed(remote: Server) -> None:
         assert {(info.batch_size, info.ttl_s, info.model) for info in found} == {(ROWS, 90.0, model)}
         assert [info.id for info in remote.sessions(model=model, limit=2)] == ids[:2]
         assert remote.session_info(ids[0]) == found[0]
+        assert [info.id for info in remote.sessions(model=model, id_contains=ids[1])] == [ids[1]]
+        stepped = remote.open_session(ids[2])
+        stepped.step(np.zeros((ROWS, DEPTH), np.float32))
+        most = remote.sessions(model=model, order_by="step_count desc", limit=2)
+        assert [info.step_count for info in most] == [1, 0]
+        assert most[0].id == ids[2]
+        assert most[0].last_used_time > most[0].create_time
+        assert abs(most[1].last_used_time - most[1].create_time) < timedelta(milliseconds=1)  # They are floats.
+        with pytest.raises(FieldInvalidError, match="order_by"):
+            remote.sessions(order_by="speed")
     assert remote.sessions(model=model) == []
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import grpc
 import numpy as np
 
 from cellserve.cells import BasicLSTMCell
@@ -70,10 +71,15 @@ class Replicas:
         self._serials = count(1)
         self.model = ""
 
-    def start(self, config: ServerConfig = SYNC, store: Store | None = None) -> RunningApp:
-        """Starts a replica."""
+    def start(
+        self,
+        config: ServerConfig = SYNC,
+        store: Store | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> RunningApp:
+        """Starts a replica; None: its stubs speak without TLS."""
         server = self._stack.enter_context(
-            running_app(self.loop, config, self.clock, store or self.open_store(), self._serials)
+            running_app(self.loop, config, self.clock, store or self.open_store(), self._serials, credentials)
         )
         if not self.model:
             self.model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH, seed=4).name

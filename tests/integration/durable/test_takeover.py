@@ -313,6 +313,14 @@ def test_all_sessions_are_listed_wherever_they_are(replicas: Replicas) -> None:
         assert {session.model for session in sessions} == {f"{replicas.model}"}
         request = messages.ListSessionsRequest(model="models/other")
         assert server.stubs.recurrent.ListSessions(request, timeout=RPC_TIMEOUT_S).total_size == 0
+        request = messages.ListSessionsRequest(id_contains="1")
+        page = server.stubs.recurrent.ListSessions(request, timeout=RPC_TIMEOUT_S)
+        assert ([session.name for session in page.sessions], page.total_size) == (["sessions/a1", "sessions/b1"], 2)
+    # By activity it is those in a replica's own memory.
+    request = messages.ListSessionsRequest(order_by="step_count desc")
+    page = second.stubs.recurrent.ListSessions(request, timeout=RPC_TIMEOUT_S)
+    assert (page.sessions[0].name, page.total_size) == ("sessions/b1", 3)
+    assert {session.name for session in page.sessions} == {"sessions/b0", "sessions/b1", "sessions/b2"}
     assert isinstance(first.app.models.defined()[0].to_proto(model_pb2.ModelLimits()), model_pb2.Model)
 
 

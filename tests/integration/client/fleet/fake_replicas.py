@@ -77,6 +77,7 @@ class FakeReplica(recurrent_service_pb2_grpc.RecurrentServiceServicer, model_ser
         stepped: how often each session was stepped here, or tried to.
         was_stepped: set whenever any is.
         seen: method, session and value of the metadata key of each request, in order.
+        shown: method and token's header of each request, the question whether it serves included.
         model: what GetModel answers.
         knows_model: whether sessions can begin.
         defined: how often the model was defined here.
@@ -88,6 +89,7 @@ class FakeReplica(recurrent_service_pb2_grpc.RecurrentServiceServicer, model_ser
         self.port = 0
         self.stepped: Counter[str] = Counter()
         self.seen: list[tuple[str, str, str]] = []
+        self.shown: list[tuple[str, str]] = []
         self.was_stepped = threading.Event()
         self.knows_model = True
         self.defined = 0
@@ -159,14 +161,20 @@ class FakeReplica(recurrent_service_pb2_grpc.RecurrentServiceServicer, model_ser
                 return faults.popleft()
         return None
 
-    async def _check(self, _request: bytes, _context: Any) -> bytes:
+    async def _check(self, _request: bytes, context: Any) -> bytes:
+        self._note_token("Check", context)
         self.checks += 1
         return self.health
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    async def _begin(self, method: str, name: str, context: Any) -> None:
+    def _note_token(self, method: str, context: Any) -> dict[str, str]:
         metadata = dict(context.invocation_metadata())
+        self.shown.append((method, metadata.get("authorization", "")))
+        return metadata
+
+    async def _begin(self, method: str, name: str, context: Any) -> None:
+        metadata = self._note_token(method, context)
         self.seen.append((method, name, metadata.get("cellserve-bucket", "")))
         fault = self._fault(method)
         if isinstance(fault, CellServeError):
