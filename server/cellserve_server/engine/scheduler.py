@@ -24,9 +24,10 @@ Item = TypeVar("Item")
 
 # For so many ticks a tenant counts as one of those who share, after it has brought work: some seconds.
 MEMORY_TICKS = 1000
-# Parts of a tick are no smaller, be there ever so many clients: each answer is a message, and those who are not in this
-# tick are in the next.
+# Parts of a tick are no smaller, be there ever so many clients, or are this part of it: each answer is a message. Those
+# who are not in this tick are in the next.
 LEAST_SHARE_ROWS = 32
+LEAST_PARTS = 4
 
 
 class Taken(NamedTuple, Generic[Item]):
@@ -112,7 +113,7 @@ class _Lines(Generic[Part]):
         hungry = list(self.parts)
         left = rows
         while hungry and left > 0:
-            share = max(left // len(hungry), min(LEAST_SHARE_ROWS, rows // 2), 1)
+            share = max(left // len(hungry), min(LEAST_SHARE_ROWS, rows // LEAST_PARTS), 1)
             round_, hungry = hungry, []
             for name in round_:
                 part = self.parts[name]
