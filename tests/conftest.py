@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import settings
 
 from cellserve_server.config import ServerConfig
 from tests.clocks import ManualClock
 from tests.servers import TEST_CONFIG, LoopThread, RunningApp, running_app, server_process
+
+# What a machine does beside the tests is no fault of an example that took long.
+settings.register_profile("cellserve", deadline=None)
+settings.load_profile("cellserve")
 
 
 def pytest_collection_finish() -> None:

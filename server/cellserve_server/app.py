@@ -227,8 +227,6 @@ class App:
             StartError: an address cannot be used, or the folder of models cannot be read.
         """
         require_private_or_insecure(self._config)
-        for event, advice in identity_warnings(self._config):
-            self._log.warning(event, host=self._config.host, advice=advice)
         try:
             await self._start()
         except BaseException:
@@ -264,6 +262,8 @@ class App:
         if self.authenticator.is_asked:
             self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
+        for event, advice in identity_warnings(self._config):
+            self._log.warning(event, host=self._config.host, advice=advice)
         has_tls = self._certificates is not None
         self._log.info(
             "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()

@@ -237,6 +237,7 @@ def test_sessions_that_the_server_does_not_take_are_counted() -> None:
     assert document.server_metrics.steps_delta == document.totals.steps_with_warmup > 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_load_reports_and_deletes_its_sessions(target: Target) -> None:
     command = [sys.executable, "-m", "cellserve", "load", *target.arguments("--seconds", "600", "--json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

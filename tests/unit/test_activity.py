@@ -67,7 +67,7 @@ def make(bench: Bench, planned: Sequence[Plan]) -> list[Session]:
     return [made[index] for index in range(len(planned))]
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(plans, max_size=40),
     st.sampled_from(ORDER_FIELDS),

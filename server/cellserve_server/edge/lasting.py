@@ -53,5 +53,6 @@ class LastingCalls:
             try:
                 self._require_good(grant)
             except CredentialsError as error:
+                error.retry_after_s = 0.0  # Whoever has better credentials by now is welcome at once.
                 self._errors[limit] = error
                 limit.reschedule(now)

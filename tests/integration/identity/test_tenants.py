@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -92,6 +92,7 @@ def questions(model: str) -> Questions:
         "RecurrentService.ListSessions": [
             messages.ListSessionsRequest(),
             messages.ListSessionsRequest(model=model),
+            messages.ListSessionsRequest(order_by="steps_per_second desc"),
         ],
         "RecurrentService.DeleteSession": [messages.DeleteSessionRequest(name=MINE)],
         "RecurrentService.ResetSession": [messages.ResetSessionRequest(name=MINE)],
@@ -210,10 +211,10 @@ def test_without_a_token_no_method_does_anything(scene: Scene) -> None:
 
 def test_health_is_open_and_reflection_is_not(scene: Scene) -> None:
     channel = scene.server.stubs.channel
-    check = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
+    check: Any = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
     answer = ask(channel, check, health_pb2.HealthCheckRequest(), None)
     assert isinstance(answer, health_pb2.HealthCheckResponse)
-    reflect = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].methods[0]
+    reflect: Any = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].methods[0]
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     assert type(ask(channel, reflect, request, None)) is UnauthenticatedError
     assert isinstance(ask(channel, reflect, request, scene.plain), reflection_pb2.ServerReflectionResponse)

@@ -17,6 +17,7 @@ from tests.servers import server_process
 TOKEN = "a-secret-token"
 
 
+@pytest.mark.slow
 def test_with_certificates_and_a_token(
     authority: Authority, pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -143,6 +143,7 @@ def test_spans_reach_a_collector_before_the_server_has_ended(collector: Collecto
     assert all(step.trace_id.hex() == TRACE_ID for step in steps)
 
 
+@pytest.mark.slow
 def test_a_collector_that_is_not_there_loses_no_step_and_keeps_no_server_from_its_end() -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     with stepped(
@@ -153,6 +154,7 @@ def test_a_collector_that_is_not_there_loses_no_step_and_keeps_no_server_from_it
         assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_spans_on_standard_error() -> None:
     with stepped({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, "console") as errors:
         assert errors.count('"name": "cellserve.run"') == 20
