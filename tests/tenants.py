@@ -18,9 +18,9 @@ _Details = namedtuple("_Details", ("method", "timeout", "metadata", "credentials
 
 
 class _WithToken(
-    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.StreamUnaryClientInterceptor,  # type: ignore[misc]
-    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
 ):
     """Has a token go with every RPC."""
 
@@ -31,7 +31,9 @@ class _WithToken(
         ours = _Details(details.method, details.timeout, self._metadata, details.credentials, None, None)
         return continuation(ours, request)
 
-    intercept_unary_unary = intercept_stream_unary = intercept_stream_stream = _call
+    intercept_unary_unary = _call  # type: ignore[assignment]
+    intercept_stream_unary = _call  # type: ignore[assignment]
+    intercept_stream_stream = _call  # type: ignore[assignment]
 
 
 @contextmanager

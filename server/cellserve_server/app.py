@@ -63,7 +63,7 @@ from cellserve_server.security.tls import PeerChannels, server_credentials
 from cellserve_server.step_rates import StepRates
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
-from cellserve_server.tenant_limits import QuotasFileError, TenantLimits
+from cellserve_server.tenant_limits import TenantLimits
 from cellserve_server.tracing.opening import open_tracing
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class App:
         self.refusals = Refusals(self.metrics.sessions, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
-        self.limits = _tenant_limits(config)
+        self.limits = TenantLimits(config)
         self.residents = Residents(config, self.models, self.metrics, clock, new_id, self.limits)
         self.engine = self.residents.engine
         if store is None:
@@ -395,7 +395,7 @@ class App:
     async def _watch_quotas(self) -> None:
         while True:
             await asyncio.sleep(QUOTAS_POLL_S)
-            self.limits.poll()
+            self.limits.refresh()
 
     async def look_at_identities(self) -> None:
         """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
@@ -485,10 +485,3 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
 def _ms_or_never(seconds: float) -> int:
     """Milliseconds as grpc takes them; 0 seconds: never."""
     return round(seconds * 1000) if seconds else INT32_MAX
-
-
-def _tenant_limits(config: ServerConfig) -> TenantLimits:
-    try:
-        return TenantLimits(config)
-    except QuotasFileError as error:
-        raise StartError(f"--quotas-file: {error}") from error

@@ -16,6 +16,8 @@ from cellserve_server.tenant_limits import MAX_KNOWN_TENANTS, TenantLimits
 QUOTA = "max_steps_per_s"
 # What may come at once after a pause: so many seconds' worth.
 BURST_S = 1.0
+# Less is none: a float of unix seconds has a quarter of a microsecond.
+NO_DELAY_S = 1e-6
 
 
 class TokenBucket:
@@ -37,7 +39,8 @@ class TokenBucket:
         if now > self._filled_at:
             self._tokens = min(self._tokens + (now - self._filled_at) * self.rate_per_s, self._burst)
             self._filled_at = now
-        return max(-self._tokens / self.rate_per_s, 0.0)
+        delay_s = -self._tokens / self.rate_per_s
+        return delay_s if delay_s > NO_DELAY_S else 0.0
 
     def take(self, count: int, now: float) -> float:
         """Takes tokens in any case, those that are still to come too; how long they are not there yet, in seconds.

@@ -210,8 +210,8 @@ def test_the_file_is_read_again(scene: Scene) -> None:
     scene.create(scene.greedy, "a")
     scene.refused(lambda: scene.create(scene.greedy, "b"), "max_sessions", 1)
     scene.write(max_sessions=20)
-    scene.server.loop.call(scene.server.app.limits.poll)
+    scene.server.loop.call(scene.server.app.limits.refresh)
     scene.create(scene.greedy, "b")
     scene.write(max_sessions="many")  # type: ignore[arg-type]
-    scene.server.loop.call(scene.server.app.limits.poll)
+    scene.server.loop.call(scene.server.app.limits.refresh)
     scene.create(scene.greedy, "c")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cellserve_server.binding import StartError
 from cellserve_server.config import OF_ONE, SHARED, ServerConfig
-from cellserve_server.tenant_limits import QuotasFileError, TenantLimits
+from cellserve_server.tenant_limits import TenantLimits
 
 
 def limits(folder: Path, text: str, **settings: float) -> TenantLimits:
@@ -55,12 +56,12 @@ def test_the_file_goes_before_the_share_and_one_tenant_before_all(tmp_path: Path
     ],
 )
 def test_a_file_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(QuotasFileError, match=words):
+    with pytest.raises(StartError, match=words):
         limits(tmp_path, text)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(QuotasFileError, match="cannot be read: No such file"):
+    with pytest.raises(StartError, match=r"--quotas-file: cannot read .*: No such file"):
         TenantLimits(replace(ServerConfig(), quotas_file=str(tmp_path / "none")))
 
 
@@ -69,11 +70,11 @@ def test_while_a_changed_file_cannot_be_used_what_was_known_holds(tmp_path: Path
     path = tmp_path / "quotas.toml"
     for text in ("[tenants.a]\nmax_sessions = 'x'\n", "", "[tenants.a]\nmax_sessions = 777\n"):
         path.write_text(text, encoding="utf-8")
-        known.poll()
+        known.refresh()
         found = known.of("a").max_sessions
         assert found == {"": 500_000, "[tenants.a]\nmax_sessions = 777\n": 777}.get(text, 5)
     path.unlink()
-    known.poll()
+    known.refresh()
     assert known.of("a").max_sessions == 777
 
 
