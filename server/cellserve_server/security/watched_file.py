@@ -38,7 +38,7 @@ class WatchedFile(Generic[T]):
         self._path = path
         self._parse = parse
         self._on_reload = on_reload
-        self._log = structlog.get_logger("cellserve.files")
+        self._log = structlog.get_logger("cellserve.identity")
         self._signature = signature_of(path)
         self.current: T = self._read()
         if self._signature is not None and os.stat(path).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -53,10 +53,10 @@ class WatchedFile(Generic[T]):
             self.current = self._read()
         except StartError as error:
             # It may be half of a change: the next look may find the other half.
-            self._log.error("file_not_reloaded", error=str(error), note="what it held before stays in use")
+            self._log.error("identity_reload_failed", error=str(error), note="what it held before stays in use")
             self._on_reload(False)
             return
-        self._log.info("file_reloaded", file=self._path)
+        self._log.info("identity_reloaded", file=self._path)
         self._on_reload(True)
 
     def _read(self) -> T:
