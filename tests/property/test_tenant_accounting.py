@@ -22,8 +22,18 @@ from cellserve_server.stores.memory import MemoryStore
 from tests.clocks import ManualClock
 from tests.identities import TokenBook
 from tests.integration.durable.replicas import FaultyStore
-from tests.integration.edges import DEPTH, ROWS, UNITS, floats, lstm_state, step_request
-from tests.servers import RPC_TIMEOUT_S, LoopThread, RunningApp, Stubs, define_model, running_app
+from tests.integration.edges import DEPTH, ROWS, UNITS, create_session, floats, lstm_state, step_request
+from tests.integration.stream_client import StreamClient
+from tests.servers import (
+    RPC_TIMEOUT_S,
+    TEST_CONFIG,
+    LoopThread,
+    RunningApp,
+    Stubs,
+    define_model,
+    error_of_call,
+    running_app,
+)
 from tests.tenants import stubs_of
 
 TENANTS = ("a", "b")
@@ -142,6 +152,24 @@ def test_no_count_is_ever_off(scene: type[Machine]) -> None:
             max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_all_that_a_tenant_has_in_a_store_is_limited(loop_thread: LoopThread) -> None:
+    clock = ManualClock()
+    config = replace(TEST_CONFIG, max_stored_sessions=3, max_sessions=2)
+    with running_app(loop_thread, config, clock, FaultyStore(MemoryStore(clock))) as server:
+        model = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
+        for number in range(3):
+            create_session(server, f"s{number}", model)
+        error = error_of_call(lambda: create_session(server, "more", model))
+        assert (error.code.name, error.reason) == ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
+        assert (error.metadata["quota"], error.metadata["limit"]) == ("max_stored_sessions", "3")
+        server.stubs.recurrent.DeleteSession(messages.DeleteSessionRequest(name="sessions/s0"))
+        clock.advance(error.retry_after_s or 0.0)
+        create_session(server, "more", model)
+        with StreamClient(server.stubs) as stream:
+            opened = stream.open(["s1", "new", "newer"], model=model)
+        assert [error.position for error in opened.errors] == [1, 2]
 
 
 def test_a_session_of_a_full_tenant_sends_its_own_idlest_away(loop_thread: LoopThread, tmp_path: Path) -> None:

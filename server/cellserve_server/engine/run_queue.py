@@ -141,13 +141,7 @@ class RunQueue:
 
         Returns at once when the queue is closed: adding is refused then.
         """
-        if self._is_closed or (
-            self._is_within_tenants(runs, size_bytes, client.tenant)
-            and (
-                (not self._lines and self._has_stream_room(runs, size_bytes))
-                or self._is_modest(runs, size_bytes, client)
-            )
-        ):
+        if self._is_closed or self._is_let_in(runs, size_bytes, client, is_first=not self._lines):
             return
         turn = _Turn(asyncio.get_running_loop().create_future(), runs, size_bytes, client)
         self._lines.setdefault(client.tenant, deque()).append(turn)
@@ -166,51 +160,57 @@ class RunQueue:
         self._is_closed = True
         self._grant()
 
+    def _is_let_in(self, runs: int, size_bytes: int, client: Client, *, is_first: bool) -> bool:
+        """Whether a stream may add so much now; behind others only if it is modest."""
+        if self._is_modest(runs, size_bytes, client):
+            return self._is_within_tenants(runs, size_bytes, client.tenant, 1.0)
+        has_room = is_first and self._has_stream_room(runs, size_bytes)
+        return has_room and self._is_within_tenants(runs, size_bytes, client.tenant, STREAM_SHARE)
+
     def _has_stream_room(self, runs: int, size_bytes: int) -> bool:
         return not self.runs or (
             self.runs + runs <= self.stream_runs and self.size_bytes + size_bytes <= self.stream_bytes
         )
 
-    def _is_within_tenants(self, runs: int, size_bytes: int, tenant: str) -> bool:
-        """Whether a stream's tenant may have so much more; one that has nothing may have anything."""
+    def _is_within_tenants(self, runs: int, size_bytes: int, tenant: str, share: float) -> bool:
+        """Whether that is within a share of what a tenant may have; one that has nothing may have anything."""
         under_way = self._tenants.get(tenant)
         if under_way is None:
             return True
         own = self._limits.of(tenant)
         return (
-            under_way.runs + runs <= own.max_queued_runs * STREAM_SHARE
-            and under_way.size_bytes + size_bytes <= own.max_queued_bytes * STREAM_SHARE
+            under_way.runs + runs <= own.max_queued_runs * share
+            and under_way.size_bytes + size_bytes <= own.max_queued_bytes * share
         )
 
     def _is_modest(self, runs: int, size_bytes: int, client: Client) -> bool:
-        """Whether a client would have less than an equal part of the queue with this: then there is room for it."""
+        """Whether there is room for a client that would have less than an equal part of the queue with this."""
         tenant = self._tenants.get(client.tenant)
         own = None if tenant is None else tenant.clients.get(client.connection)
         clients = 1 if tenant is None else len(tenant.clients) + (own is None)
-        # A part more than there are: all those parts together leave room for one who has none yet.
+        # A part more than there are clients, so that one who has none yet finds some.
         parts = (len(self._tenants) + (tenant is None)) * clients + 1
         have_runs, have_bytes = (0, 0) if own is None else (own.runs, own.size_bytes)
-        return (have_runs + runs) * parts <= self._config.max_queued_runs and (
-            have_bytes + size_bytes
-        ) * parts <= self._config.max_queued_bytes
+        most_runs, most_bytes = self._config.max_queued_runs, self._config.max_queued_bytes
+        return (
+            max(self.runs + runs, (have_runs + runs) * parts) <= most_runs
+            and max(self.size_bytes + size_bytes, (have_bytes + size_bytes) * parts) <= most_bytes
+        )
 
     def _grant(self) -> None:
         if self._is_granted:
             return
-        somebody_waits = False
+        is_first = True
         for tenant, line in self._lines.items():
-            _, runs, size_bytes, client = first = line[0]
-            if not self._is_closed and not self._is_within_tenants(runs, size_bytes, tenant):
-                continue
-            # Behind one who waits for the others nobody goes first: small ones that keep coming would starve it.
-            has_room = not somebody_waits and self._has_stream_room(runs, size_bytes)
-            if self._is_closed or has_room or self._is_modest(runs, size_bytes, client):
-                self._leave_line(first)
+            _, runs, size_bytes, client = turn = line[0]
+            if self._is_closed or self._is_let_in(runs, size_bytes, client, is_first=is_first):
+                self._leave_line(turn)
                 self._is_granted = True
-                if not first.granted.done():
-                    first.granted.set_result(None)
+                if not turn.granted.done():
+                    turn.granted.set_result(None)
                 return
-            somebody_waits = True
+            if self._is_within_tenants(runs, size_bytes, tenant, STREAM_SHARE):
+                is_first = False  # It waits for the others: small ones that keep coming would starve it.
 
     def _leave_line(self, turn: _Turn) -> None:
         """Takes somebody out of line; the tenant's next one comes after those of the others."""
