@@ -10,6 +10,9 @@ STUB_TOOLS := .venv-stubs/.made
 TORCH := .venv-torch/.made
 ONNX := .venv-onnx/.made
 BENCH := .venv-bench/.made
+FUZZ := .venv-fuzz/.made
+# How long `make fuzz` takes, about; all targets together.
+SECONDS ?= 60
 BIN := .venv/bin
 PIP_INSTALL := python -m pip install -qq --disable-pip-version-check
 PACKAGES := proto client server
@@ -18,7 +21,7 @@ SOURCES := proto server client tests deploy $(wildcard examples benchmarks docs)
 TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests deploy \
 	$(wildcard examples benchmarks docs)
 
-.PHONY: help demo serve fleet test test-slow test-all bench bench-quick lint format proto clean
+.PHONY: help demo serve fleet test test-slow test-all fuzz bench bench-quick lint format proto clean
 
 help:  ## Says what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -35,12 +38,16 @@ fleet: $(ENVIRONMENT)  ## Redis, two replicas and nginx on this machine, without
 test: $(ENVIRONMENT)  ## The fast tests, in under 90 seconds
 	@$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow and not torch and not onnxruntime"
 
-test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(TORCH) $(ONNX)  ## The others: fresh installs, version ranges, stubs anew, beside the frameworks
+test-slow: $(ENVIRONMENT) $(STUB_TOOLS) $(TORCH) $(ONNX) $(FUZZ)  ## The others: fresh installs, version ranges, stubs anew, beside the frameworks
 	@$(BIN)/python -m pytest tests -m "slow and not torch and not onnxruntime"
 	@KERAS_BACKEND=torch .venv-torch/bin/python -m pytest tests -m torch
 	@.venv-onnx/bin/python -m pytest tests -m onnxruntime
+	@.venv-fuzz/bin/python -m tests.fuzz --seconds 40
 
 test-all: test test-slow  ## All tests
+
+fuzz: $(FUZZ)  ## Garbage of all kinds at a server, for SECONDS (60) or so; the last line is JSON
+	@.venv-fuzz/bin/python -m tests.fuzz --seconds $(SECONDS) --seed $(or $(SEED),1)
 
 bench: $(BENCH)  ## The benchmarks, in under ten minutes: a table, JSON and a picture in benchmarks/results
 	@.venv-bench/bin/python -m benchmarks
@@ -99,6 +106,12 @@ $(BENCH): $(ENVIRONMENT) requirements-bench.txt requirements-onnx.txt
 	$(make_environment)
 	@echo "Installing what the benchmarks compare with, and what they draw with, into $(@D) (once; a minute or so) ..."
 	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-bench.txt $(OURS)
+	@touch $@
+
+$(FUZZ): $(ENVIRONMENT) requirements-fuzz.txt
+	$(make_environment)
+	@echo "Installing the fuzzer into $(@D) (once; a minute or so) ..."
+	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-dev.txt -r requirements-fuzz.txt $(OURS)
 	@touch $@
 
 $(STUB_TOOLS): proto/requirements-stubs.txt

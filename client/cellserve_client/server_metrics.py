@@ -21,6 +21,8 @@ DEFAULT_PORT = 9464
 DEFAULT_TIMEOUT_S = 2.0
 MAX_PAGE_BYTES = 32 << 20
 
+PROCESS_STARTED = "process_start_time_seconds"
+
 # One series' labels, ordered by name.
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 NO_LABELS: Mapping[str, str] = {}
@@ -52,7 +54,8 @@ class Snapshot(NamedTuple):
 class Change(NamedTuple):
     """What happened between two readings of one page.
 
-    A counter that is lower than before began anew with its server, and has grown by what it has.
+    Counters began anew when their server did, and have grown by what they have: when its process is another one, or, on
+    a page that does not tell of the process, when one is lower than before.
 
     Attributes:
         before, after: the readings.
@@ -65,6 +68,12 @@ class Change(NamedTuple):
     def seconds(self) -> float:
         """That lie between."""
         return self.after.taken_at - self.before.taken_at
+
+    @property
+    def is_restart(self) -> bool:
+        """Whether the second reading is of another process."""
+        started = [page.value(PROCESS_STARTED) for page in (self.before, self.after)]
+        return None not in started and started[0] != started[1]
 
     def increase(self, name: str, labels: Mapping[str, str] = NO_LABELS) -> float:
         """By how much a counter has grown, summed over all series that have these labels; 0 without any."""
@@ -107,7 +116,7 @@ class Change(NamedTuple):
         return lower
 
     def _increases(self, name: str, labels: Mapping[str, str]) -> dict[Labels, float]:
-        before = self.before.series.get(name, {})
+        before: Mapping[Labels, float] = {} if self.is_restart else self.before.series.get(name, {})
         found = {}
         for own, value in self.after.series.get(name, {}).items():
             if labels.items() <= dict(own).items():

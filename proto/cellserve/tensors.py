@@ -84,7 +84,8 @@ def array_from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> Array
         ShapeMismatchError: a negative or an excessive dimension, or another number of bytes than the shape says.
     """
     dtype = dtype_of(tensor.data_type, field)
-    shape = tuple(tensor.shape)
+    # As many as are shown: a long one is refused, and may have millions.
+    shape = tuple(tensor.shape[: MAX_DIMENSIONS + 1])
     # A length of 0 counts as 1 here: numpy refuses [0, 1 << 62] though it has no elements.
     if (
         len(shape) > MAX_DIMENSIONS
@@ -93,7 +94,7 @@ def array_from_tensor(tensor: tensor_pb2.Tensor, field: str = "tensor") -> Array
     ):
         raise ShapeMismatchError(
             f"{field}: expected at most {MAX_DIMENSIONS} dimensions, none negative, and at most {MAX_ELEMENTS} elements"
-            f"; got {shape_text(shape[: MAX_DIMENSIONS + 1])}"
+            f"; got {shape_text(shape)}"
         )
     return array_from_bytes(tensor.data, dtype, shape, field)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import random
 import secrets
 import time
@@ -181,6 +182,7 @@ class App:
             self._refusal,
             RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
             max_message_bytes=config.max_message_bytes,
+            max_message_parts=config.max_message_parts,
             tracing=self._tracing,
         )
         self._health = health.aio.HealthServicer()
@@ -272,6 +274,20 @@ class App:
     def _make_server(self) -> grpc.aio.Server:
         config = self._config
         server = grpc.aio.server(interceptors=[self.interceptor], options=server_options(config))
+        self.add_services(server)
+        address = host_port(config.host, config.port)
+        try:
+            if self._certificates is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, server_credentials(self._certificates))
+        except (RuntimeError, UnicodeError) as error:
+            raise bind_error("--port", config.host, config.port) from error
+        return server
+
+    def add_services(self, server: grpc.aio.Server) -> None:
+        """Adds all services to a server: to the app's own, or to one that only collects what there is to call."""
+        config = self._config
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(
@@ -302,15 +318,6 @@ class App:
         reflection.enable_server_reflection(
             (*SERVICES, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME), server
         )
-        address = host_port(config.host, config.port)
-        try:
-            if self._certificates is None:
-                self._port = server.add_insecure_port(address)
-            else:
-                self._port = server.add_secure_port(address, server_credentials(self._certificates))
-        except RuntimeError as error:
-            raise bind_error("--port", config.host, config.port) from error
-        return server
 
     def _start_page(self) -> None:
         host, port = self._config.http_host, self._config.http_port
@@ -320,8 +327,9 @@ class App:
         door = Door(self.authenticator) if self.authenticator.is_asked else None
         try:
             self._page = MetricsPage(self.metrics.registry, host, port, inspector, door)
-        except (OSError, OverflowError) as error:
-            if self._config.port != 0:
+        except (OSError, OverflowError, UnicodeError) as error:
+            is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            if self._config.port != 0 or not is_taken:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
             self._page = MetricsPage(self.metrics.registry, host, 0, inspector, door)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterator
 
 from cellserve_server.config import ServerConfig
 
 _ALL_ADDRESSES = ("0.0.0.0", "::", "")
+_HOST_PORT = re.compile(r"(\[[^\s\[\]]+\]|[^\s\[\]:/]+):\d{1,5}", re.ASCII)
 
 
 class StartError(Exception):
@@ -28,9 +30,11 @@ def advertised_address(config: ServerConfig, port: int) -> str:
         port: that is listened on.
 
     Raises:
-        StartError: it listens on all addresses and is not told which of them others know.
+        StartError: what it is told is no address; or it listens on all and is not told which of them others know.
     """
     if config.advertise:
+        if not _HOST_PORT.fullmatch(config.advertise):
+            raise StartError(f"--advertise: expected HOST:PORT; got {config.advertise!r}")
         return config.advertise
     if config.host not in _ALL_ADDRESSES:
         return host_port(config.host, port)
@@ -89,6 +93,6 @@ def bind_error(flag: str, host: str, port: int) -> StartError:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # The last of a name that can be nobody's.
         reason = getattr(error, "strerror", None) or str(error)
     return StartError(f"{flag}: cannot listen on {host_port(host, port)}: {reason}")

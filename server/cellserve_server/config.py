@@ -114,6 +114,12 @@ class ServerConfig:
     max_message_bytes: int = _setting(
         16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB, tenant=OF_ONE
     )
+    max_message_parts: int = _setting(
+        262_144,
+        "Fields, and messages within it, of a message above 1 MiB: tensors are one each, small ones take a hundred "
+        "times their bytes of memory.",
+        1024,
+    )
     max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1, INT32_MAX, tenant=OF_ONE)
     max_rows: int = _setting(
         4096, "The rows (batch size) of one session, call or sequence.", 1, INT32_MAX, tenant=OF_ONE

@@ -52,8 +52,8 @@ class TickTimes:
 
     @property
     def seconds(self) -> float:
-        """What the tick took, without the wait before it."""
-        return self.encoded - self.began
+        """What the tick took, without the wait before it, and without the store: other ticks go on meanwhile."""
+        return self.encoded - self.committed + self.computed - self.began
 
     def phases(self) -> tuple[float, float, float, float, float, float]:
         """The seconds of each of ``PHASES``, in this order."""

@@ -21,6 +21,7 @@ FRAMEWORKS = (
     "requirements-torch.txt",
     "requirements-onnx.txt",
     "requirements-bench.txt",
+    "requirements-fuzz.txt",
     "examples/speaker_id/requirements.txt",
     "examples/locust/requirements.txt",
 )

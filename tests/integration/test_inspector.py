@@ -285,6 +285,24 @@ def test_a_session_in_the_store_is_not_brought_in(loop_thread: LoopThread, clock
         assert np.array_equal(seen.arrays["output0"][0], output)
 
 
+def test_a_page_from_before_a_restart_gets_all_that_the_new_server_saw(
+    loop_thread: LoopThread, clock: ManualClock
+) -> None:
+    store = MemoryStore(clock, is_volatile=False)
+    with running_app(loop_thread, CONFIG, clock, store) as server, bench_of(server) as bench:
+        session = open_session(bench.client, "a")
+        seen = bench.inspector.watch("a")
+        for number in range(3):
+            session.step(inputs_of(number))
+        seen = bench.inspector.more(seen, "a")
+    clock.advance(1)
+    with running_app(loop_thread, CONFIG, clock, store) as server, bench_of(server) as bench:
+        bench.client.open_session("a").step(inputs_of(3))
+        after = bench.inspector.more(seen, "a")
+        assert after.header["watch"] != seen.header["watch"]
+        assert (after.counts, after.header["lost"]) == ([4], 0)
+
+
 def test_a_session_that_left_memory_says_so(loop_thread: LoopThread, clock: ManualClock) -> None:
     store = MemoryStore(clock, is_volatile=False)
     with running_app(loop_thread, replace(CONFIG, max_sessions=1), clock, store) as server, bench_of(server) as bench:

@@ -47,6 +47,15 @@ import("./colours.js").then(({ Palette }) => {
   done(packed.map((colour) => [colour & 255, (colour >> 8) & 255, (colour >> 16) & 255]));
 });
 """
+# The next answer breaks off in the middle; `asked` counts the questions from there on.
+BREAK_OFF_ONCE = """
+const fetch = window.fetch;
+window.asked = 0;
+window.fetch = (...question) => {
+  const half = new ReadableStream({ start: (controller) => controller.error(new TypeError("network error")) });
+  return window.asked++ ? fetch(...question) : Promise.resolve(new Response(half));
+};
+"""
 TWO_FRAMES = "return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -406,6 +415,14 @@ def test_everything_is_reached_by_keys(browser: Browser, bench: Bench) -> None:
             assert name in reached
         ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
         browser.wait_until("location.hash === '#/session?id=a'")
+
+
+@pytest.mark.parametrize("view", ["", "session?id=a"])
+def test_an_answer_that_breaks_off_is_asked_for_again(browser: Browser, bench: Bench, view: str) -> None:
+    with sessions_of(bench, "a"):
+        open_page(browser, bench, view)
+        browser.run(BREAK_OFF_ONCE)
+        browser.wait_until("window.asked > 2 && document.getElementById('link').textContent === 'live'")
 
 
 def test_a_server_that_goes_is_told(browser: Browser, bench: Bench, loop_thread: LoopThread) -> None:

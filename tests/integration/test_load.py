@@ -231,8 +231,12 @@ def test_metrics_that_were_asked_for_have_to_be_there(target: Target) -> None:
 def test_sessions_that_the_server_does_not_take_are_counted() -> None:
     with server_process(["--http-port", "0", "--max-sessions", "3"]) as server:
         target = Target(server)
-        document = run_load(target.plan())
+        document = run_load(target.plan(slo="errors<=0"))
     assert set(document.errors) == {"QUOTA_EXCEEDED"}
+    # A closed loop of fewer sessions than were asked for has not done what it was to do.
+    assert 0 < document.totals.failed <= document.errors["QUOTA_EXCEEDED"]
+    assert document.slo is not None
+    assert not document.slo.held
     assert document.server_metrics is not None
     assert document.server_metrics.steps_delta == document.totals.steps_with_warmup > 0
 
@@ -252,9 +256,37 @@ def test_an_interrupted_load_reports_and_deletes_its_sessions(target: Target) ->
     document = LoadDocument.from_json(json.loads(printed))
     assert (process.returncode, said) == (130, "")
     assert document.failure == "interrupted before its end"
+    assert len(document.timeline) <= document.seconds + 1
     assert document.server_metrics is not None
     assert document.server_metrics.steps_delta == document.totals.steps_with_warmup
     assert target.sessions() == 0
+
+
+def test_a_load_that_is_killed_deletes_its_sessions(target: Target) -> None:
+    command = [sys.executable, "-m", "cellserve", "load", *target.arguments("--seconds", "600", "--json")]
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process,
+        connect(target.address) as remote,
+    ):
+        try:
+            while not any(info.step_count for info in remote.sessions()):
+                assert process.poll() is None, process.stderr and process.stderr.read()
+        finally:
+            process.kill()
+        # Its end: the process that sends has it too, and closes it when it has deleted its sessions.
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert target.sessions() == 0
+
+
+def test_why_a_process_cannot_begin_is_told_in_one_sentence(target: Target, capfd: pytest.CaptureFixture[str]) -> None:
+    async def begun() -> None:
+        async with Crew(target.plan(), "models/gone/versions/1", lambda *_: None) as crew:
+            await crew.begin(asyncio.Event())
+
+    with pytest.raises(InternalError, match=r"has ended before its time: .*models/gone"):
+        asyncio.run(begun())
+    assert "Traceback" not in capfd.readouterr().err
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

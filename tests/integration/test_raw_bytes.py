@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +20,9 @@ from tests.integration.edges import (
 )
 from tests.servers import (
     RPC_TIMEOUT_S,
+    TEST_CONFIG,
+    RunningApp,
+    error_of_call,
 )
 
 METHODS = sorted(
@@ -85,3 +89,11 @@ def test_no_bytes_are_an_internal_error(
 def test_an_unknown_method(edge: Edge) -> None:
     code = _send_raw(edge.server.stubs.channel, "/cellserve.v1.RecurrentService/Fly", b"")
     assert code is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_millions_of_messages_within_one(server: RunningApp) -> None:
+    """Four megabytes that would take some two hundred of memory, and a good part of a second of the event loop."""
+    send: Any = server.stubs.channel.unary_unary("/cellserve.v1.RecurrentService/Step")
+    error = error_of_call(lambda: send(b"\x1a\x00" * (2 << 20), timeout=RPC_TIMEOUT_S))
+    assert error.reason == "FIELD_INVALID"
+    assert error.metadata == {"max_message_parts": str(TEST_CONFIG.max_message_parts)}

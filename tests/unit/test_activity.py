@@ -120,6 +120,7 @@ def test_it_is_what_a_plain_computation_gives(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "READ_AT_ONCE", at_once)
         patch.setattr(module, "SEATS_AT_ONCE", 3 * at_once)
+        patch.setattr(module, "NAMES_AT_ONCE", 2 * at_once)
         patch.setattr(module, "READ_GROWTH", 2)
         drive(test)
 
@@ -191,6 +192,32 @@ def test_sessions_that_end_while_names_are_read_are_left_out(monkeypatch: pytest
         assert ids(await looking) == ["s0", "s1"]
 
     drive(test)
+
+
+def test_names_that_few_have_are_looked_for_a_few_sessions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions there are: that many columns are never sorted, nor that many snapshots made, in one go."""
+    sorted_at_once: list[int] = []
+    first = module._Columns.first
+
+    def counted(columns: module._Columns, count: int) -> module._Columns:
+        sorted_at_once.append(len(columns.key))
+        return first(columns, count)
+
+    monkeypatch.setattr(module._Columns, "first", counted)
+    monkeypatch.setattr(module, "SEATS_AT_ONCE", 20)
+    monkeypatch.setattr(module, "NAMES_AT_ONCE", 10)
+    monkeypatch.setattr(module, "READ_GROWTH", 2)
+
+    async def test(bench: Bench) -> None:
+        for index in range(200):
+            bench.session(f"s{index}")
+        found = await bench.residents.activity.first("default", FASTEST, 5, id_contains="s19")
+        assert len(set(ids(found))) == 5
+        assert all(id_.startswith("s19") for id_ in ids(found))
+        assert await bench.residents.activity.first("default", FASTEST, 5, id_contains="nobody") == []
+
+    drive(test)
+    assert max(sorted_at_once) <= 20 + 10
 
 
 def test_rates_are_taken_anew_after_a_while_only() -> None:

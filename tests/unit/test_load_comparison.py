@@ -139,6 +139,7 @@ def test_files_that_are_no_load_tests_are_named(tmp_path: Path, capsys: pytest.C
         "other": b'{"schema": "k6/1"}',
         "list": b"[1]",
         "deep": b"[" * 9999,
+        "digits": b'{"seconds": ' + b"9" * 5000 + b"}",
     }
     for name, text in texts.items():
         path = tmp_path / name

@@ -77,8 +77,20 @@ def test_a_failure_is_counted_under_its_reason_or_its_code() -> None:
     assert set(recorder.take(0, 100.5, 0.0).errors) == {"MODEL_NOT_FOUND", "UNAVAILABLE"}
 
 
+@pytest.mark.parametrize(("is_open", "failed"), [(False, 1), (True, 0)])
+def test_a_session_that_cannot_be_opened_is_a_request_that_is_not_sent_in_a_closed_loop(
+    is_open: bool, failed: int
+) -> None:
+    recorder = Members(is_open=is_open).recorders[0]
+    recorder.not_opened("step", "QUOTA_EXCEEDED", at=99.9)
+    recorder.not_opened("step", "QUOTA_EXCEEDED", at=100.1)
+    interval = recorder.take(0, 100.5, 0.0)
+    assert interval.errors == {"QUOTA_EXCEEDED": 2}
+    assert sum(counts.failed for counts in interval.kinds.values()) == failed
+
+
 def test_the_processes_are_added_up_second_by_second() -> None:
-    collector = Collector(measured_s=2.0)
+    collector = Collector(measured_s=2.0, parts=2)
     for part, recorder in enumerate(Members(is_open=True).recorders):
         for number in range(5):
             now = 100 + number * 0.5
@@ -93,7 +105,7 @@ def test_the_processes_are_added_up_second_by_second() -> None:
     assert (totals.requests, totals.steps, totals.failed) == (20, 110, 2)
     assert totals.steps_with_warmup == 118
     assert (totals.steps_per_second, totals.requests_per_second, totals.offered_per_second) == (44.0, 8.0, 5.0)
-    seconds = collector.timeline(is_open=True)
+    seconds = collector.timeline(is_open=True, seconds=2.5)
     assert [second.steps for second in seconds] == [44, 44, 22]
     assert [second.errors for second in seconds] == [0, 2, 0]
     assert [second.offered_per_second for second in seconds] == [4, 4, 2]
@@ -112,9 +124,29 @@ def test_a_second_without_any_answer_is_in_the_timeline() -> None:
     collector = Collector(measured_s=2.0)
     recorder = Members().recorders[0]
     collector.add(0, recorder.take(0, 100.5, 0.0))
-    seconds = collector.timeline(is_open=False)
+    seconds = collector.timeline(is_open=False, seconds=2.0)
     assert [(second.second, second.requests, second.p50_ms) for second in seconds] == [(0, 0, None), (1, 0, None)]
+    # It was stopped before the end that was planned.
+    assert len(collector.timeline(is_open=False, seconds=0.4)) == 1
     assert collector.totals(2.0, None).offered_per_second is None
+
+
+def test_the_seconds_of_a_long_test_are_kept_as_figures_once_all_processes_have_told_of_them() -> None:
+    collector = Collector(measured_s=60.0, parts=2)
+    recorders = Members().recorders
+    # The second process is behind by three seconds.
+    for part, numbers in ((0, range(100)), (1, range(94))):
+        for number in numbers:
+            now = 100 + number * 0.5
+            for thousandth in range(100):
+                recorders[part].answered("step", 1, due=now, sent=now, at=now + (1 + thousandth + 100 * part) / 1e3)
+            collector.add(part, recorders[part].take(number, now + 0.5, 0.0))
+    assert sum(second.latencies.count for second in collector._seconds.values()) == 400 + 3 * 200
+    seconds = collector.timeline(is_open=False, seconds=50.0)
+    assert {second.requests for second in seconds[:47]} == {400}
+    assert all(second.p50_ms == pytest.approx(100, rel=1e-3) for second in seconds[:47])
+    assert all(second.max_ms == pytest.approx(200, rel=1e-3) for second in seconds[:47])
+    assert [second.max_ms for second in seconds[47:]] == [pytest.approx(100, rel=1e-3)] * 3
 
 
 def test_progress_tells_of_the_last_interval() -> None:

@@ -125,3 +125,16 @@ def test_one_array_is_not_enough_for_several_inputs(several: ModelInfo, tmp_path
     path = saved(tmp_path / "a.npy", lambda path: np.save(path, np.ones((2, 3))))
     with pytest.raises(FieldInvalidError, match=r"inputs: expected a \.npz with ids, inputs"):
         read_inputs(path, several)
+
+
+def test_what_is_wrong_with_a_file_is_said_once(
+    vectors: ModelInfo, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    other, empty = tmp_path / "a.txt", tmp_path / "a.csv"
+    for path in (other, empty):
+        path.write_text("")
+    with pytest.raises(FieldInvalidError, match=r"^inputs: expected a file that ends in \.npy"):
+        read_inputs(other, vectors)
+    with pytest.raises(FieldInvalidError, match=r"^inputs: expected \[steps, 3\]"):
+        read_inputs(empty, vectors)
+    assert not recwarn.list

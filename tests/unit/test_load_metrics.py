@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from cellserve_client.load import LoadPlan
 from cellserve_client.load.metrics_watch import MetricsWatch, begin_watch
@@ -19,6 +19,7 @@ class Replica:
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
+        self.started = Gauge("process_start_time_seconds", "When the process was started.", registry=registry)
         self.steps = Counter("cellserve_steps", "Steps.", ("model",), registry=registry)
         self.page = MetricsPage(registry, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.page.port}/metrics"
@@ -52,6 +53,23 @@ def test_a_page_that_nobody_asked_for_and_that_knows_less_is_another_servers(rep
         replicas[0].steps.labels("a").inc(5)
         found = asyncio.run(watch.result(own_steps=6, seconds=0))
         assert (found is not None) == is_asked_for
+
+
+@pytest.mark.parametrize("steps_of_the_other_process", [20, 500])
+def test_steps_are_counted_beyond_the_restart_of_a_server(
+    replicas: list[Replica], steps_of_the_other_process: int
+) -> None:
+    replica = replicas[0]
+    watch = watch_of([replica], is_asked_for=False)
+    replica.steps.labels("a").inc(100)
+    asyncio.run(watch.watch(measure_from=0.0, measured_s=1.0, clock=lambda: 1.0))
+    replica.started.set(7.0)
+    replica.steps.clear()
+    replica.steps.labels("a").inc(steps_of_the_other_process)
+    # Of the first process two steps were not read any more.
+    found = asyncio.run(watch.result(own_steps=102 + steps_of_the_other_process, seconds=1))
+    assert found is not None
+    assert found.steps_delta == 100 + steps_of_the_other_process
 
 
 def test_each_second_is_told_of_the_last_by_the_reading_in_the_end(replicas: list[Replica]) -> None:

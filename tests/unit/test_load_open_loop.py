@@ -123,3 +123,29 @@ def test_a_test_that_is_stopped_asks_for_no_more() -> None:
         return recorder.take(0, clock.now(), 0.0).offered
 
     assert asyncio.run(stopped()) == 1
+
+
+def test_sessions_that_cannot_be_had_are_not_asked_for_after_a_stop() -> None:
+    async def asked() -> list[bool]:
+        clock = LoadClock(0.0, 600.0)
+        clock.begin(clock.now())
+        stopped: list[bool] = []
+
+        class RefusedCaller(KnownCaller):
+            async def open(self) -> bool:
+                stopped.append(clock.is_stopped)
+                answers.begun.set()
+                # As ``Caller``: refused at once after the stop, and after a pause before it.
+                await clock.pause(600.0)
+                return False
+
+        answers = Answers(clock, True, [], set(), asyncio.Event())
+        times = (clock.began + time_s for time_s in (0.0, 300.0))
+        recorder = Recorder(clock, is_open=True)
+        running = asyncio.create_task(OpenLoop([RefusedCaller(answers)], 1, clock, times, recorder, "step").run())
+        await answers.begun.wait()
+        clock.stop()
+        await running
+        return stopped
+
+    assert asyncio.run(asked()) == [False]

@@ -56,6 +56,11 @@ def test_counts_are_whole_and_within_their_bounds() -> None:
     assert drawn == set(range(1, 11))
 
 
+def test_numbers_beyond_a_floats_range_are_its_greatest() -> None:
+    distribution, source = parse_distribution("lognormal:3,1e9", "session_length"), random()
+    assert {distribution.draw_count(source, 10) for _ in range(100)} == {1, 10}
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "soon", "-1", "nan", "inf", "uniform:1", "uniform:2,1", "exponential:", "normal:1,2", "5:5", "poisson:1e12"],
@@ -130,7 +135,8 @@ def test_an_objective_is_held_when_all_its_terms_are() -> None:
     }
     assert not slo.held
     assert slo.terms[1].measured == pytest.approx(99, rel=0.01)
-    assert judge("p99.9<1s,errors<=0.0005", latencies, 0.0005, 9.0).held
+    assert judge("p99.9<1s,errors<=0.05%", latencies, 0.0005, 9.0).held
+    assert not judge("errors<=0", latencies, 0.0005, 9.0).held
 
 
 def test_a_latency_is_not_held_when_nothing_was_measured() -> None:
@@ -139,7 +145,8 @@ def test_a_latency_is_not_held_when_nothing_was_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "p99", "p99<20", "p99<20%", "errors<1ms", "rate>5ms", "p101<1ms", "p99=1ms", "a,b"]
+    "text",
+    ["", "p99", "p99<20", "p99<20%", "errors<1ms", "errors<1", "errors<0.01", "rate>5ms", "p101<1ms", "p99=1ms", "a,b"],
 )
 def test_what_is_no_objective_is_refused(text: str) -> None:
     with pytest.raises(FieldInvalidError, match="slo: expected terms such as p99<20ms"):

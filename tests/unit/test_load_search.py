@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 
 from cellserve.errors import FieldInvalidError
+from cellserve_client.cli.load_output import print_document
 from cellserve_client.load import LoadDocument, LoadPlan
 from cellserve_client.load.document import Slo, Stage, Totals, Trial
 from cellserve_client.load.find_max import MAX_TRIALS, find_max
@@ -155,3 +156,21 @@ def test_the_load_tester_says_when_it_is_the_limit(
     client = client_of(2, cpu_share, lag_ms, is_open)
     assert client.is_limit == (words is not None)
     assert words is None or words in (client.warning or "")
+
+
+def test_a_search_says_when_the_load_tester_was_why_no_higher_rate_was_held(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def limited_above(rate: float) -> LoadDocument:
+        def run(plan: LoadPlan) -> LoadDocument:
+            assert plan.rate is not None
+            client = client_of(1, 0.95 if plan.rate > rate else 0.1, 0.0, is_open=True)
+            return replace(KnownServer(150.0).run(plan), client=client)
+
+        return find_max(PLAN, ignore, run)
+
+    print_document(limited_above(150.0))
+    assert "the server may hold more" in " ".join(capsys.readouterr().out.split())
+    # The rates far above the highest that is held do not matter.
+    print_document(limited_above(350.0))
+    assert "the server may hold more" not in " ".join(capsys.readouterr().out.split())

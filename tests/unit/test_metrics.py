@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from cellserve_server.metrics import Metrics
 from cellserve_server.metrics.engine import MAX_MODEL_LABELS, OTHER_MODELS
 from cellserve_server.metrics.loop_lag import KEPT_SAMPLES, SAMPLE_S, LoopLag
-from cellserve_server.metrics.tallies import TalliedHistogram
+from cellserve_server.metrics.tallies import TalliedCounter, TalliedHistogram
 from cellserve_server.tick_times import PHASES, TickTimes
 from tests.clocks import ManualClock
 from tests.unit.engine_bench import Bench, drive
@@ -42,6 +42,25 @@ def test_a_tallied_histogram_shows_what_prometheus_own_shows() -> None:
     assert (described.name, described.type, described.documentation) == ("h", "histogram", "Words.")
 
 
+def test_a_tallied_counter_shows_what_prometheus_own_shows() -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    tallied = TalliedCounter("c", "Words.", ("model",), ours)
+    plain = Counter("c", "Words.", ("model",), registry=theirs)
+    for name, count in (("m", 3), ("n", 0)):
+        tallied.labels(name).count += count
+        plain.labels(name).inc(count)
+    assert samples(ours) == samples(theirs)
+    (described,) = tallied.describe()
+    assert (described.name, described.type, described.documentation) == ("c", "counter", "Words.")
+
+
+def test_a_part_of_the_metrics_is_as_new_as_all_of_them() -> None:
+    metrics = Metrics()
+    metrics.engine.steps("m", 3)
+    (family,) = metrics.registry.restricted_registry(["cellserve_steps_total"]).collect()
+    assert [sample.value for sample in family.samples] == [3]
+
+
 def test_many_equal_observations_are_one() -> None:
     once, each = CollectorRegistry(), CollectorRegistry()
     TalliedHistogram("h", "Words.", (), BOUNDS, once).labels().observe(0.5, 40)
@@ -66,6 +85,18 @@ def test_a_ticks_parts_are_counted_and_those_that_it_has_not_are_left_out() -> N
     assert value("tick_phase_seconds_sum", phase="cell") == pytest.approx(0.5)
     assert value("tick_seconds_sum") == pytest.approx(0.5)
     assert value("tick_rows_sum") == 3
+
+
+def test_a_tick_takes_no_longer_because_its_store_does() -> None:
+    metrics = Metrics()
+    times = TickTimes(None)
+    times.gathered = times.computed = times.began + 0.25
+    times.committed = times.computed + 8.0
+    times.scattered = times.encoded = times.committed + 0.5
+    metrics.engine.tick("m", 3, times)
+    value: Callable[..., float | None] = metrics.registry.get_sample_value
+    assert value("cellserve_tick_seconds_sum", {"model": "m"}) == pytest.approx(0.75)
+    assert value("cellserve_tick_phase_seconds_sum", {"model": "m", "phase": "commit"}) == pytest.approx(8.0)
 
 
 def test_models_beyond_the_limit_share_a_label() -> None:

@@ -19,6 +19,10 @@ from cellserve_client.load.figures import milliseconds_text
 from cellserve_client.load.html_report import write_html
 
 STDOUT = "-"
+SEARCH_LIMITED = (
+    "at the next higher rate the load tester itself is likely to have been the limit: the server may hold more. Search "
+    "with more --processes, on another machine than the server's"
+)
 
 
 class Outputs:
@@ -137,6 +141,8 @@ def print_document(document: LoadDocument) -> None:
     if document.find_max is not None:
         best = document.find_max.best_rate
         fields.append(("highest rate", "none held the objective" if best is None else f"{best:,.1f} requests/s"))
+        if document.find_max.client_is_limit:
+            fields.append(("warning", SEARCH_LIMITED))
     if document.client.warning is not None:
         fields.append(("warning", document.client.warning))
     fields.append(("result", f"failed: {document.failure}" if document.failure else "passed"))

@@ -18,6 +18,8 @@ from cellserve_client.load.recorder import Recorder, reason_of
 
 CLOSE_TIMEOUT_S = 5.0
 PAUSE_AFTER_ERROR_S = 0.05
+# Requests that were under way when the test was stopped, and were waited for long enough.
+CUT_OFF = "CUT_OFF"
 
 
 class Traffic(NamedTuple):
@@ -74,7 +76,8 @@ class Caller:
                     return False
                 self._session = await self._opened()
         except CellServeError as error:
-            self._recorder.trouble(error, self._clock.now())
+            kind = STEP if traffic.step_share > 0 else SEQUENCE
+            self._recorder.not_opened(kind, reason_of(error), self._clock.now())
             await self._clock.pause(PAUSE_AFTER_ERROR_S)
             return False
         self._recorder.opened()
@@ -118,6 +121,9 @@ class Caller:
             self._recorder.failed(kind, reason_of(error), due, self._clock.now(), applied)
             await self.close()
             return False
+        except asyncio.CancelledError:
+            self._recorder.failed(kind, CUT_OFF, due, self._clock.now())
+            raise
         self._recorder.answered(kind, steps, due, sent, self._clock.now())
         self._place += steps
         self._steps_left -= steps

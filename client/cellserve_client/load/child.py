@@ -10,8 +10,9 @@ import selectors
 import sys
 from multiprocessing.connection import Connection
 
+from cellserve.errors import CellServeError
 from cellserve_client.load.clock import LoadClock
-from cellserve_client.load.messages import Assignment, Begin
+from cellserve_client.load.messages import Assignment, Begin, Failed, FromProcess
 from cellserve_client.load.worker import work
 
 
@@ -33,7 +34,7 @@ async def _serve(pipe: Connection[object, object]) -> None:
     def read() -> None:
         try:
             message = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             message = None  # The process that started this one has ended.
         if isinstance(message, Begin):
             began.set_result(message.moment)
@@ -43,11 +44,17 @@ async def _serve(pipe: Connection[object, object]) -> None:
         if not began.done():
             began.set_result(clock.now())
 
+    def tell(message: FromProcess) -> None:
+        try:
+            pipe.send(message)
+        except BrokenPipeError:
+            clock.stop()  # Nobody is there to be told; the sessions are to be deleted all the same.
+
     loop.add_reader(pipe.fileno(), read)
     try:
-        await work(assignment, pipe.send, began, clock)
-    except BrokenPipeError:
-        return  # Nobody is there to be told.
+        await work(assignment, tell, began, clock)
+    except CellServeError as error:
+        tell(Failed(error.message))
 
 
 def main() -> None:

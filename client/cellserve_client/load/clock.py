@@ -59,6 +59,10 @@ class LoadClock:
         self.end = min(self.end, time.monotonic())
         self._stopped.set()
 
+    async def stopped(self) -> None:
+        """Waits until the test was ended before its time."""
+        await self._stopped.wait()
+
     def left_for_answers_s(self) -> float:
         """How long an answer may take that is asked for now."""
         return max(self.end + LAST_ANSWERS_S - time.monotonic(), SHORTEST_TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cellserve_client.load.document import Kind, Second, Totals
 from cellserve_client.load.latencies import Latencies, Sample
@@ -37,6 +38,16 @@ class Progress:
     sessions: int
 
 
+class _Figures(NamedTuple):
+    p50_ms: float | None
+    p99_ms: float | None
+    max_ms: float | None
+
+    @classmethod
+    def of(cls, sample: Sample) -> _Figures:
+        return cls(sample.at_ms(50), sample.at_ms(99), sample.at_ms(100))
+
+
 @dataclass
 class _Second:
     steps: int = 0
@@ -44,6 +55,8 @@ class _Second:
     errors: int = 0
     offered: int = 0
     latencies: Sample = EMPTY
+    # Of the latencies, which are let go when all of them are known: those of a day would be gigabytes.
+    figures: _Figures | None = None
     sessions: Counter[int] = field(default_factory=Counter)
 
 
@@ -52,6 +65,7 @@ class Collector:
 
     Args:
         measured_s: how long was to be measured.
+        parts: how many processes tell what they have counted.
 
     Attributes:
         errors: failures by reason.
@@ -59,8 +73,9 @@ class Collector:
         last_answer, last_failure, last_measured: as of ``Interval``.
     """
 
-    def __init__(self, measured_s: float) -> None:
+    def __init__(self, measured_s: float, parts: int = 1) -> None:
         self._measured_s = measured_s
+        self._parts = parts
         self.errors: Counter[str] = Counter()
         self.all_steps = 0
         self.last_answer: float | None = None
@@ -70,8 +85,11 @@ class Collector:
         self._offered = 0
         self._kinds: dict[str, KindCounts] = {}
         self._seconds: defaultdict[int, _Second] = defaultdict(_Second)
+        self._open_seconds: set[int] = set()
+        self._numbers: dict[int, int] = {}
         self._latest: dict[int, Interval] = {}
-        self._busy: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+        self._wall_s: defaultdict[int, float] = defaultdict(float)
+        self._cpu_s: defaultdict[int, float] = defaultdict(float)
         self._lags: dict[int, Sample] = {}
 
     def add(self, part: int, interval: Interval) -> None:
@@ -92,10 +110,13 @@ class Collector:
             self._add_second(part, interval)
         if 0 <= interval.number * INTERVAL_S < self._measured_s:
             self._lags[part] = Sample.merged([self._lags.get(part, EMPTY), interval.lags])
-            self._busy[part].append((interval.wall_s, interval.cpu_s))
+            self._wall_s[part] += interval.wall_s
+            self._cpu_s[part] += interval.cpu_s
 
     def _add_second(self, part: int, interval: Interval) -> None:
-        second = self._seconds[int(interval.number * INTERVAL_S)]
+        number = int(interval.number * INTERVAL_S)
+        second = self._seconds[number]
+        self._open_seconds.add(number)
         for counts in interval.kinds.values():
             second.steps += counts.steps
             second.requests += counts.requests
@@ -103,6 +124,16 @@ class Collector:
         second.errors += interval.errors.total()
         second.offered += interval.offered
         second.sessions[part] = max(second.sessions[part], interval.sessions)
+        self._numbers[part] = interval.number
+        if len(self._numbers) == self._parts:
+            self._close_seconds(before=int(min(self._numbers.values()) * INTERVAL_S))
+
+    def _close_seconds(self, before: int) -> None:
+        """Of each process nothing is to come that is older than what it told last."""
+        for number in [number for number in self._open_seconds if number < before]:
+            second = self._seconds[number]
+            second.figures, second.latencies = _Figures.of(second.latencies), EMPTY
+            self._open_seconds.remove(number)
 
     def progress(self, seconds: float, total_seconds: float, is_measuring: bool) -> Progress:
         """How far it is; the arguments are those of ``Progress``."""
@@ -159,21 +190,22 @@ class Collector:
             )
         return found
 
-    def timeline(self, is_open: bool) -> tuple[Second, ...]:
-        """The measured seconds, and those after them in which something was still answered, or failed."""
+    def timeline(self, is_open: bool, seconds: float) -> tuple[Second, ...]:
+        """The seconds that were measured, so many, and those after them in which something was answered, or failed."""
         last = max((number for number, second in self._seconds.items() if second.requests or second.errors), default=-1)
         found = []
-        for number in range(max(last + 1, math.ceil(self._measured_s))):
+        for number in range(max(last + 1, math.ceil(seconds))):
             second = self._seconds.get(number, _Second())
+            figures = second.figures or _Figures.of(second.latencies)
             found.append(
                 Second(
                     second=number,
                     steps=second.steps,
                     requests=second.requests,
                     errors=second.errors,
-                    p50_ms=second.latencies.at_ms(50),
-                    p99_ms=second.latencies.at_ms(99),
-                    max_ms=second.latencies.at_ms(100),
+                    p50_ms=figures.p50_ms,
+                    p99_ms=figures.p99_ms,
+                    max_ms=figures.max_ms,
                     sessions=second.sessions.total(),
                     offered_per_second=float(second.offered) if is_open else None,
                 )
@@ -182,9 +214,7 @@ class Collector:
 
     def busiest_cpu_share(self) -> float:
         """Of one core, by the process that computed most in the measured time."""
-        shares = [
-            sum(cpu for _, cpu in busy) / wall for busy in self._busy.values() if (wall := sum(w for w, _ in busy)) > 0
-        ]
+        shares = [self._cpu_s[part] / wall_s for part, wall_s in self._wall_s.items() if wall_s > 0]
         return round(max(shares, default=0.0), 3)
 
     def loop_lag_p99_ms(self) -> float:

@@ -11,7 +11,7 @@ from multiprocessing import Pipe
 from typing import Any
 
 from cellserve.errors import InternalError
-from cellserve_client.load.messages import Assignment, Begin, Done, Ready, Stop
+from cellserve_client.load.messages import Assignment, Begin, Done, Failed, Ready, Stop
 from cellserve_client.load.plan import LoadPlan
 from cellserve_client.load.recorder import Interval
 
@@ -125,20 +125,22 @@ class _Member:
             message = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             self._loop.remove_reader(self._pipe.fileno())
-            error = InternalError(
-                "a process of the load test has ended before its time; it may have said why on standard error"
-            )
-            for waited in (self.ready, self.done):
-                if not waited.done():
-                    waited.set_exception(error)
-                    waited.exception()  # It may be that nobody waits.
+            self._fail("a process of the load test has ended before its time; it may have said why on standard error")
             return
         if isinstance(message, Interval):
             self._on_interval(self._part, message)
         elif isinstance(message, Ready):
             self.ready.set_result(None)
+        elif isinstance(message, Failed):
+            self._fail(f"a process of the load test has ended before its time: {message.message}")
         elif isinstance(message, Done):
             self.done.set_result(None)
+
+    def _fail(self, message: str) -> None:
+        for waited in (self.ready, self.done):
+            if not waited.done():
+                waited.set_exception(InternalError(message))
+                waited.exception()  # It may be that nobody waits.
 
     def send(self, message: Begin | Stop) -> None:
         if not self.done.done():

@@ -20,6 +20,8 @@ FORMS = "NUMBER, " + ", ".join(f"{kind}:{','.join(names)}" for kind, names in KI
 FIXED = "fixed"
 # numpy draws a Poisson number from means up to about this.
 LARGEST = 1e9
+# The exponential of more than about 709 is beyond a float's range.
+LARGEST_LOGARITHM = 700.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Distribution:
         if self.kind == "exponential":
             return float(random.exponential(first))
         if self.kind == "lognormal":
-            return first * math.exp(rest[0] * random.standard_normal())
+            return first * math.exp(min(rest[0] * random.standard_normal(), LARGEST_LOGARITHM))
         if self.kind == "poisson":
             return float(random.poisson(first))
         return first

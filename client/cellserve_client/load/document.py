@@ -235,6 +235,12 @@ class FindMax:
     best_rate: float | None
     trials: tuple[Trial, ...]
 
+    @property
+    def client_is_limit(self) -> bool:
+        """Whether the client, not the server, may be why no higher rate was held."""
+        missed = [trial for trial in self.trials if not trial.held]
+        return bool(missed) and min(missed, key=lambda trial: trial.rate).client_is_limit
+
 
 @dataclass(frozen=True)
 class LoadDocument:

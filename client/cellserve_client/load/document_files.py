@@ -29,7 +29,7 @@ def read_document(path: Path) -> LoadDocument:
         raise FieldInvalidError(f"{path}: expected JSON in UTF-8; byte {error.start} is not") from error
     try:
         return LoadDocument.from_json(json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FieldInvalidError(f"{path}: expected the JSON of a load test: {error}") from error
     except FieldInvalidError as error:
         raise FieldInvalidError(f"{path}: {error.message}") from error
+    except (ValueError, RecursionError) as error:  # Of thousands of digits a ValueError that is no JSONDecodeError.
+        raise FieldInvalidError(f"{path}: expected the JSON of a load test: {error}") from error

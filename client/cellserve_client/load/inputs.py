@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ def read_inputs(path: Path, info: ModelInfo) -> InputSource:
         if size > MAX_FILE_BYTES:
             raise FieldInvalidError(f"inputs: expected a file of at most {MAX_FILE_BYTES} bytes; {path} has {size}")
         found = _read_arrays(path, info)
+    except FieldInvalidError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FieldInvalidError(f"inputs: {path} cannot be read: {error}") from error
     names = [spec.name for spec in info.inputs]
@@ -104,7 +107,10 @@ def _read_arrays(path: Path, info: ModelInfo) -> dict[str, Array]:
             return {name: np.asarray(archive[name]) for name in archive.files}
     if suffix == ".csv":
         width = len(info.inputs[0].shape)
-        return {info.inputs[0].name: np.loadtxt(path, delimiter=",", comments="#", ndmin=1 if width == 0 else 2)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # That there is nothing in it: the caller refuses it.
+            table = np.loadtxt(path, delimiter=",", comments="#", ndmin=1 if width == 0 else 2)
+        return {info.inputs[0].name: table}
     raise FieldInvalidError(f"inputs: expected a file that ends in .npy, .npz or .csv; got {path}")
 
 

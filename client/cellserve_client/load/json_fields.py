@@ -5,11 +5,14 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import Field, fields, is_dataclass
+from math import isfinite
 from typing import Any, TypeVar, cast
 
 from cellserve.errors import FieldInvalidError
 
 JSON_NAME = "json"
+# Whole numbers up to here are floats, too, without loss; counts and microseconds are not larger.
+LARGEST_INTEGER = 2**53
 
 T = TypeVar("T")
 
@@ -65,10 +68,14 @@ def _read(hint: Any, value: Any, path: str) -> Any:
         return {key: _read(parts[1], item, f"{path}.{key}") for key, item in value.items()}
     if origin is tuple:
         return _read_list(parts, value, path)
+    if type(value) is int and abs(value) > LARGEST_INTEGER:
+        raise _unexpected(path, f"a number up to {LARGEST_INTEGER}", value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
         raise _unexpected(path, f"a value of type {hint.__name__}", value)
+    if hint is float and not isfinite(value):
+        raise _unexpected(path, "a finite number", value)
     return value
 
 

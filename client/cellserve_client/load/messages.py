@@ -40,4 +40,10 @@ class Done(NamedTuple):
     """From a process: its sessions are deleted, and all that it counted was told."""
 
 
-FromProcess: TypeAlias = Ready | Interval | Done
+class Failed(NamedTuple):
+    """From a process: it could not begin, and why."""
+
+    message: str
+
+
+FromProcess: TypeAlias = Ready | Interval | Done | Failed

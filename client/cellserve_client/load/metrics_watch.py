@@ -25,8 +25,10 @@ class MetricsWatch:
     """
 
     def __init__(self, before: Sequence[Snapshot], is_asked_for: bool) -> None:
-        self._before = before
         self._latest = before
+        self._counted = before
+        self._grown = 0.0
+        self._is_restarted = False
         self._is_asked_for = is_asked_for
         self._next = 0
         self._timeline: list[ServerSecond] = []
@@ -44,7 +46,16 @@ class MetricsWatch:
                 latest = await _read([snapshot.url for snapshot in self._latest])
             except UnavailableError:
                 continue  # The next reading tells of a longer time.
+            self._count(latest)
             self._note(second, latest)
+
+    def _count(self, latest: Sequence[Snapshot]) -> None:
+        """Counts the steps from reading to reading: a server that is started again counts from 0."""
+        for pair in zip(self._counted, latest, strict=True):
+            change = Change(*pair)
+            self._grown += change.increase(STEPS)
+            self._is_restarted |= change.is_restart
+        self._counted = latest
 
     def _note(self, second: int, latest: Sequence[Snapshot]) -> None:
         """Takes a reading from the beginning of a second: it tells of the one before."""
@@ -61,17 +72,18 @@ class MetricsWatch:
             own_steps: that were answered to this test.
             seconds: of the measured time that are to be told of, the last one by the reading that is made now.
         """
-        urls = tuple(snapshot.url for snapshot in self._before)
+        urls = tuple(snapshot.url for snapshot in self._counted)
         try:
             after = await _read(urls)
         except UnavailableError:
             return ServerMetrics(urls, None, tuple(self._timeline)) if self._is_asked_for else None
-        grown = sum(Change(*pair).increase(STEPS) for pair in zip(self._before, after, strict=True))
-        if grown < own_steps and not self._is_asked_for:
+        self._count(after)
+        # What a server did between its last reading and its end nobody has read.
+        if self._grown < own_steps and not self._is_asked_for and not self._is_restarted:
             return None
         if 0 < self._next <= seconds:
             self._note(seconds, after)
-        return ServerMetrics(urls, round(grown), tuple(self._timeline))
+        return ServerMetrics(urls, round(self._grown), tuple(self._timeline))
 
 
 async def begin_watch(plan: LoadPlan) -> MetricsWatch | None:

@@ -58,8 +58,9 @@ def _limit(term: str) -> Limit:
     found = _FORM.fullmatch(term)
     if found is not None:
         what, unit, number = found["what"], found["unit"], float(found["number"])
-        if what == "errors" and unit in ("%", ""):
-            return Limit(term, what, found["sign"], number / 100 if unit else number)
+        # Without the sign 1 could be all requests, one of them, or 1 %; 0 is none by any reading.
+        if what == "errors" and (unit == "%" or (unit == "" and number == 0)):
+            return Limit(term, what, found["sign"], number / 100)
         if what == "rate" and unit in ("/s", ""):
             return Limit(term, what, found["sign"], number)
         if what not in ("errors", "rate") and unit in _MILLISECONDS:

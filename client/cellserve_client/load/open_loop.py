@@ -72,6 +72,13 @@ class OpenLoop:
 
     async def run(self) -> None:
         """Sends until the end of the test, and waits for the last answers."""
+        try:
+            await self._send_all()
+        finally:
+            while self._waiting:
+                self._give_up(self._waiting.popleft())
+
+    async def _send_all(self) -> None:
         async with asyncio.TaskGroup() as group:
             started = [group.create_task(self._send(caller)) for caller in self._callers[: self._first]]
             for number, moment in enumerate(self._due):
@@ -93,14 +100,12 @@ class OpenLoop:
             self._is_over = True
             while self._idle:
                 self._wake_one()
-        while self._waiting:
-            self._give_up(self._waiting.popleft())
 
     async def _send(self, caller: Caller) -> None:
         """One session's part of the requests."""
         while self._clock.now() < self._clock.end + LAST_ANSWERS_S:
             if not await caller.open():
-                if self._is_over or self._clock.is_stopped:
+                if self._is_over or self._clock.is_stopped:  # After that ``open`` fails at once, without any pause.
                     return
             elif self._waiting:
                 await caller.request(self._waiting.popleft())

@@ -136,8 +136,19 @@ class Recorder:
         if due >= self._clock.measure_from:
             self._kinds.setdefault(kind, _Kind()).failed += 1
 
+    def not_opened(self, kind: str, reason: str, at: float) -> None:
+        """A session could not be opened.
+
+        In a closed loop its request cannot be sent; in an open one another session may send it, and it is counted then.
+        """
+        if not self._is_open:
+            self.failed(kind, reason, at, at)
+            return
+        self._errors[reason] += 1
+        self._last_failure = at
+
     def trouble(self, error: CellServeError, at: float) -> None:
-        """Something else failed than a request: the opening of a session, or its end."""
+        """The end of a session failed."""
         self._errors[reason_of(error)] += 1
         self._last_failure = at
 

@@ -80,7 +80,7 @@ def _interrupts(stopping: asyncio.Event) -> Iterator[None]:
 async def _run(plan: LoadPlan, on_progress: OnProgress | None, stopping: asyncio.Event) -> LoadDocument:
     model = await _look_at(plan)
     watch = await begin_watch(plan)
-    collector = Collector(plan.measured_s)
+    collector = Collector(plan.measured_s, plan.processes)
     async with Crew(plan, model.resource_name, collector.add) as crew:
         began = await crew.begin(stopping)
         started = datetime.now(UTC) + timedelta(seconds=began + plan.before_s - time.monotonic())
@@ -191,7 +191,7 @@ async def _document(
         percentiles=latencies.percentiles(),
         histogram=latencies.encoded(),
         by_kind=collector.by_kind(),
-        timeline=collector.timeline(plan.is_open),
+        timeline=collector.timeline(plan.is_open, seconds),
         errors=dict(sorted(collector.errors.items())),
         server_metrics=None
         if watch is None

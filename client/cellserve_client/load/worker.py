@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from cellserve_client import aio
 from cellserve_client.load.caller import Caller, Traffic
-from cellserve_client.load.clock import LoadClock
+from cellserve_client.load.clock import LAST_ANSWERS_S, LoadClock
 from cellserve_client.load.closed_loop import ClosedLoop
 from cellserve_client.load.distributions import parse_distribution
 from cellserve_client.load.inputs import random_inputs, read_inputs
@@ -46,7 +46,7 @@ async def work(
     """
     plan = assignment.plan
     recorder = Recorder(clock, plan.is_open)
-    async with AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
         models = [await (await stack.enter_async_context(server)).model(assignment.model) for server in _servers(plan)]
         callers = _callers(assignment, models, recorder, clock)
         first = _first_sessions(assignment)
@@ -59,7 +59,7 @@ async def work(
         reporting = asyncio.create_task(_report(recorder, clock, tell))
         watching = asyncio.create_task(_watch_lag(recorder))
         try:
-            await _loop(assignment, callers, first, recorder, clock).run()
+            await _send(_loop(assignment, callers, first, recorder, clock), clock)
         finally:
             watching.cancel()
             reporting.cancel()
@@ -114,6 +114,26 @@ def _loop(
     times = due_times(level, plan.arrivals, assignment.part, plan.processes, random)
     kind = STEP if step_share(plan.traffic) > 0 else SEQUENCE
     return OpenLoop(callers, first, clock, (clock.began + time_s for time_s in times), recorder, kind)
+
+
+async def _send(loop: ClosedLoop | OpenLoop, clock: LoadClock) -> None:
+    """Sends until the end of the test, and waits for the last answers.
+
+    Requests that are sent near the end have timeouts that suit it. Those that were sent before somebody ended the test
+    have longer ones, and are cut off.
+    """
+    with contextlib.suppress(TimeoutError):  # That they were is counted.
+        async with asyncio.timeout(None) as limit:
+            cutting = asyncio.create_task(_cut_off(limit, clock))
+            try:
+                await loop.run()
+            finally:
+                cutting.cancel()
+
+
+async def _cut_off(limit: asyncio.Timeout, clock: LoadClock) -> None:
+    await clock.stopped()
+    limit.reschedule(asyncio.get_running_loop().time() + LAST_ANSWERS_S)
 
 
 def _interval_number(clock: LoadClock) -> int:

@@ -76,6 +76,7 @@ def _expected_array(spec: ArraySpec, tensor: tensor_pb2.Tensor, batch_size: int)
     data = tensor.data
     if (
         tensor.data_type != data_type_of(spec.dtype, spec.name)
+        or len(tensor.shape) != len(shape)
         or tuple(tensor.shape) != shape
         or len(data) != math.prod(shape) * spec.dtype.itemsize
     ):

@@ -18,9 +18,11 @@ from cellserve.errors import (
     CellServeError,
     FieldInvalidError,
     InternalError,
+    UnimplementedError,
     status_of,
 )
 from cellserve_server.edge.lasting import LastingCalls
+from cellserve_server.edge.message_parts import COUNTED_FROM_BYTES, PartCounter, message_class_of
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.incidents import internal_error
@@ -63,6 +65,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             reflection always may.
         admission: counts the RPCs of our services.
         max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
+        max_message_parts: of one request that is large; see ``message_parts``.
         tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
@@ -80,6 +83,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         admission: RpcAdmission,
         *,
         max_message_bytes: int,
+        max_message_parts: int,
         tracing: Tracing | None = None,
     ) -> None:
         self.admission = admission
@@ -91,6 +95,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._new_id = new_id
         self._gate = gate
         self.max_message_bytes = max_message_bytes
+        self._max_message_parts = max_message_parts
         self._log = structlog.get_logger("cellserve.rpc")
         self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
 
@@ -112,7 +117,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
         call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call, self.max_message_bytes)
+        decode = _counting_decoder(handler, call, self.max_message_bytes, self._max_message_parts)
         encode = _counting_encoder(handler, call)
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
@@ -210,6 +215,10 @@ class _Call:
     def internal(self, tenant: str, error: Exception) -> InternalError:
         return self._interceptor.internal(self.method, tenant, error)
 
+    def not_implemented(self, error: NotImplementedError) -> Exception:
+        """What the stubs raise for a method that a library's service lacks; of ours none may lack any."""
+        return error if self._own else UnimplementedError(f"{self.method}: this server does not have it")
+
 
 class _Outcome:
     """Asks who calls, and turns how an RPC ended into a status and counts it.
@@ -246,6 +255,8 @@ class _Outcome:
         if self._entered:
             self._call.leave(self.grant.identity.tenant)
         seconds = time.perf_counter() - self._started
+        if isinstance(error, NotImplementedError):
+            error = self._call.not_implemented(error)
         code = self._code(error)
         self._call.metrics.handled(_go_name(code), seconds)
         if self._tracing is not None:
@@ -302,16 +313,20 @@ def _too_large(size_bytes: int, most_bytes: int) -> FieldInvalidError:
     )
 
 
-def _counting_decoder(handler: Handler, call: _Call, max_bytes: int) -> Callable[[bytes], Any]:
-    decode, received = handler.request_deserializer, call.metrics.received
+def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: int) -> Callable[[bytes], Any]:
+    message_class, received = message_class_of(handler.request_deserializer), call.metrics.received
+    decode, counter = message_class.FromString, PartCounter(message_class.DESCRIPTOR)
 
     def decoder(data: bytes) -> Any:
         received.count += 1
         # An error that is raised here would reach the caller as UNKNOWN.
         if len(data) > max_bytes:
             return _Undecodable(_too_large(len(data), max_bytes))
+        if len(data) > COUNTED_FROM_BYTES and counter.has_more_than(data, max_parts):
+            words = f"request: expected at most {max_parts} fields and messages within one message (max_message_parts)"
+            return _Undecodable(FieldInvalidError(words, metadata={"max_message_parts": str(max_parts)}))
         try:
-            return data if decode is None else decode(data)
+            return decode(data)
         except DecodeError:
             words = f"request: the bytes are not the message that {call.method} takes"
             return _Undecodable(FieldInvalidError(words))

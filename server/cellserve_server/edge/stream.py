@@ -25,6 +25,7 @@ from cellserve_server.edge.step_submission import StepSubmission
 from cellserve_server.edge.stream_answers import Answer, Outgoing, PendingSteps
 from cellserve_server.edge.stream_groups import Group, Groups
 from cellserve_server.engine.engine import draining_error
+from cellserve_server.engine.runs import cancelled_error
 from cellserve_server.keeping.operations import SessionOperations
 from cellserve_server.keys import Client
 from cellserve_server.step_rates import StepRates
@@ -263,6 +264,10 @@ class StepStream:
             stepped = stream_pb2.Stepped(seq=request.seq, group=request.group, status=self._refused(error))
             self._answer(Response(stepped=stepped))
             return
+        except asyncio.CancelledError:
+            if tracing is not None:
+                tracing.refused(cancelled_error())
+            raise
         if not count:
             self._answer(Response(stepped=stream_pb2.Stepped(seq=request.seq, group=request.group)))
             return

@@ -11,7 +11,7 @@ import numpy as np
 
 from cellserve.errors import DeadlineExceededError, DtypeMismatchError, FieldInvalidError, ShapeMismatchError
 from cellserve.specs import ModelDescription, model_from_proto
-from cellserve.tensors import Array, dtype_of, shape_text
+from cellserve.tensors import MAX_DIMENSIONS, Array, dtype_of, shape_text
 from cellserve.v1 import model_service_pb2 as messages
 from cellserve.v1 import tensor_pb2
 from cellserve_server.config import ServerConfig
@@ -89,9 +89,10 @@ def _listed_shapes(description: ModelDescription, listed: messages.WeightList) -
     name_of = match_names(variables, given, field)
     for variable in variables:
         spec = given[name_of[variable.name]]
-        if tuple(spec.shape) != variable.shape:
+        if len(spec.shape) != len(variable.shape) or tuple(spec.shape) != variable.shape:
             raise ShapeMismatchError(
-                f"{field}[{spec.name}]: expected shape {shape_text(variable.shape)}; got {shape_text(spec.shape)}",
+                f"{field}[{spec.name}]: expected shape {shape_text(variable.shape)}; "
+                f"got {shape_text(spec.shape[: MAX_DIMENSIONS + 1])}",
                 metadata={"field": field, "variable": variable.name},
             )
         dtype = dtype_of(spec.data_type, f"{field}[{spec.name}].data_type")

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Iterable
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.simple_server import WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
-from prometheus_client.exposition import ThreadingWSGIServer
 
 from cellserve_server.binding import is_loopback
+from cellserve_server.http.bounded_server import BoundedHandler, BoundedServer
 from cellserve_server.http.door import Door
 
 # How often the thread looks whether it is to end. It is woken when it is, so this is only what an idle server costs;
 # prometheus_client's own way of starting a page looks twice a second.
 POLL_S = 3600.0
 WAKE_TIMEOUT_S = 1.0
+_NO_VERSION = re.compile(r"version=(?!\d{1,3}(\.\d{1,3})*\s*(?:[;,]|$))", re.ASCII)
 
 
 class MetricsPage:
@@ -46,14 +47,14 @@ class MetricsPage:
     ) -> None:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # The address family is an attribute of socketserver's classes.
-        of_family: type[WSGIServer] = type("MetricsServer", (ThreadingWSGIServer,), {"address_family": family})
-        metrics: WSGIApplication = make_wsgi_app(registry)
+        of_family: type[WSGIServer] = type("MetricsServer", (BoundedServer,), {"address_family": family})
+        metrics = _understood(make_wsgi_app(registry))
         if door is not None and not is_loopback(host):
             metrics = door.before(metrics)
         if door is not None and inspector is not None:
             inspector = door.before(inspector)
         pages = metrics if inspector is None else _side_by_side(metrics, inspector)
-        self._server: WSGIServer = make_server(host, port, pages, of_family, _QuietHandler)
+        self._server: WSGIServer = make_server(host, port, pages, of_family, BoundedHandler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(POLL_S,), name="cellserve-metrics", daemon=True
         )
@@ -92,8 +93,12 @@ def _side_by_side(metrics: WSGIApplication, inspector: WSGIApplication) -> WSGIA
     return pages
 
 
-class _QuietHandler(WSGIRequestHandler):
-    """Does not write a line to stderr for each scrape."""
+def _understood(metrics: WSGIApplication) -> WSGIApplication:
+    """Has a caller who asks for a version that is none have the usual one: prometheus_client would raise over it."""
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+    def page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if _NO_VERSION.search(environ.get("HTTP_ACCEPT", "")):
+            del environ["HTTP_ACCEPT"]
+        return metrics(environ, start_response)
+
+    return page

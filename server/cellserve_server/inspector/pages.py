@@ -16,7 +16,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from cellserve.errors import CellServeError, FieldInvalidError, NotFoundError, QuotaExceededError, SessionMovedError
 from cellserve_server.http.door import IDENTITY
 from cellserve_server.inspector.inspector import Inspector
-from cellserve_server.inspector.parameters import Parameters
+from cellserve_server.inspector.parameters import MAX_WATCH_ID, Parameters
 
 PREFIX = "/inspector"
 JSON = "application/json; charset=utf-8"
@@ -110,7 +110,7 @@ class InspectorPages:
 
     def _watch(self, parameters: Parameters) -> Answer:
         key, row = parameters.key(), parameters.integer("row", 0)
-        watch_id, after = parameters.integer("watch", 0), parameters.integer("after", 0)
+        watch_id, after = parameters.integer("watch", 0, maximum=MAX_WATCH_ID), parameters.integer("after", 0)
         parameters.require_no_others()
         return HTTPStatus.OK, BYTES, self._inspector.watch(key, row, watch_id, after)
 

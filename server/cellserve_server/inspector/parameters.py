@@ -15,6 +15,8 @@ from cellserve_server.sessions.activity import ORDER_FIELDS, Order
 MAX_TEXT_CHARS = 256
 MAX_LISTED = 200
 DEFAULT_LISTED = 25
+# What a browser has as an exact number.
+MAX_WATCH_ID = (1 << 53) - 1
 
 T = TypeVar("T")
 

@@ -111,7 +111,8 @@ class Watches:
         self._engine = engine
         self._clock = clock
         self._entries: dict[tuple[SessionKey, int], _Entry] = {}
-        self._made = 0
+        # Not from 1: a page that has seen another server here, before a restart, is to see that this is no watch of it.
+        self._made = int(1000 * clock())
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from cellserve.errors import ModelNotFoundError, StoreUnavailableError
+from cellserve.errors import ModelNotFoundError, RecordCorruptError, StoreUnavailableError
 from cellserve.specs import ModelDescription
 from cellserve.tensors import Array
 from cellserve_server.keeping.model_records import decode_model, encode_model
+from cellserve_server.models.defined_models import defined_name
 from cellserve_server.models.repository import LoadedModel, ModelRepository
 from cellserve_server.stores.base import Store
 
@@ -71,7 +72,13 @@ class StoredModels:
                 f"models/{name}: no such model; the session's client defined it, and it is not in the store any more",
                 metadata={"model": f"models/{name}"},
             )
-        model = self._models.adopt(tenant, await asyncio.to_thread(decode_model, content), None)
+        draft = await asyncio.to_thread(decode_model, content)
+        if defined_name(draft) != name:
+            raise RecordCorruptError(
+                f"models/{name}: what the store has under this name is another model: it is damaged",
+                metadata={"model": f"models/{name}"},
+            )
+        model = self._models.adopt(tenant, draft, None)
         # It may leave memory again, with its sessions, before ``renew`` comes by; and so time after time.
         until = self._clock() + self._kept_s
         if await self._store.keep_model(tenant, name, until):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
-from cellserve_server.metrics.tallies import Buckets, TalliedHistogram, Tally, Teller
+from cellserve_server.metrics.tallies import Buckets, TalliedCounter, TalliedHistogram, Tally
 from cellserve_server.tick_times import PHASES, TickTimes
 
 OUTCOMES = ("ok", "error", "cancelled", "deadline")
@@ -42,21 +42,23 @@ class EngineMetrics:
 
     Args:
         registry: where its metrics are shown.
-        teller: has its tallies tell.
     """
 
-    def __init__(self, registry: CollectorRegistry, teller: Teller) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:
         model = ("model",)
-        self._teller = teller
         self._models: dict[str, _ModelMetrics] = {}
-        self._steps = Counter("cellserve_steps", "Steps applied; repeats apart.", model, registry=registry)
-        self._replays = Counter("cellserve_replays", "Repeated runs answered again.", model, registry=registry)
-        self._ticks = Counter("cellserve_ticks", "Passes of the engine.", model, registry=registry)
+        self._steps = TalliedCounter("cellserve_steps", "Steps applied; repeats apart.", model, registry)
+        self._replays = TalliedCounter("cellserve_replays", "Repeated runs answered again.", model, registry)
+        self._ticks = TalliedCounter("cellserve_ticks", "Passes of the engine.", model, registry)
         self._tick_rows = TalliedHistogram(
             "cellserve_tick_rows", "Rows that a tick stepped.", model, TICK_ROWS, registry
         )
         self._tick_seconds = TalliedHistogram(
-            "cellserve_tick_seconds", "What a tick took, without the wait before it.", model, TICK_SECONDS, registry
+            "cellserve_tick_seconds",
+            "What a tick took, without the wait before it and the store.",
+            model,
+            TICK_SECONDS,
+            registry,
         )
         self._phase_seconds = TalliedHistogram(
             "cellserve_tick_phase_seconds",
@@ -65,7 +67,7 @@ class EngineMetrics:
             PHASE_SECONDS,
             registry,
         )
-        self._runs = Counter("cellserve_runs", "Runs ended, by outcome.", ("model", "outcome"), registry=registry)
+        self._runs = TalliedCounter("cellserve_runs", "Runs ended, by outcome.", ("model", "outcome"), registry)
         self._run_seconds = TalliedHistogram(
             "cellserve_run_seconds",
             "From a run's arrival to its answer, whatever its outcome.",
@@ -121,17 +123,16 @@ class EngineMetrics:
             return children
         if len(self._models) >= MAX_MODEL_LABELS and model != OTHER_MODELS:
             return self._of(OTHER_MODELS)
-        counter = self._teller.counter
         phases = {phase: self._phase_seconds.labels(model, phase) for phase in PHASES}
         children = self._models[model] = _ModelMetrics(
-            steps=counter(self._steps.labels(model)),
-            replays=counter(self._replays.labels(model)),
-            ticks=counter(self._ticks.labels(model)),
+            steps=self._steps.labels(model),
+            replays=self._replays.labels(model),
+            ticks=self._ticks.labels(model),
             tick_rows=self._tick_rows.labels(model),
             tick_seconds=self._tick_seconds.labels(model),
             phases=tuple(phases.values()),
             commits=phases["commit"],
-            runs={outcome: counter(self._runs.labels(model, outcome)) for outcome in OUTCOMES},
+            runs={outcome: self._runs.labels(model, outcome) for outcome in OUTCOMES},
             step_seconds=self._run_seconds.labels(model, "step"),
             sequence_seconds=self._run_seconds.labels(model, "sequence"),
         )

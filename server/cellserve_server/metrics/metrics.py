@@ -9,7 +9,6 @@ from cellserve_server.metrics.rpcs import RpcMetrics
 from cellserve_server.metrics.server import ServerMetrics
 from cellserve_server.metrics.sessions import SessionMetrics
 from cellserve_server.metrics.stores import StoreMetrics
-from cellserve_server.metrics.tallies import Teller
 
 
 class Metrics:
@@ -17,16 +16,13 @@ class Metrics:
 
     Attributes:
         registry: what the page shows.
-        teller: has the counters told; to be asked before what is asked of the registry is a part.
         rpcs, engine, sessions, stores, server: the metrics by subject.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.teller = teller = Teller()
-        self.registry.register(teller)  # The first that is asked.
-        self.rpcs = RpcMetrics(self.registry, teller)
-        self.engine = EngineMetrics(self.registry, teller)
+        self.rpcs = RpcMetrics(self.registry)
+        self.engine = EngineMetrics(self.registry)
         self.sessions = SessionMetrics(self.registry)
         self.stores = StoreMetrics(self.registry)
         self.server = ServerMetrics(self.registry)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
-from cellserve_server.metrics.tallies import TalliedHistogram, Tally, Teller
+from cellserve_server.metrics.tallies import TalliedCounter, TalliedHistogram, Tally
 
 RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 RPC_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -17,17 +17,15 @@ class RpcMetrics:
 
     Args:
         registry: where its metrics are shown.
-        teller: has its tallies tell.
     """
 
-    def __init__(self, registry: CollectorRegistry, teller: Teller) -> None:
-        self.teller = teller
-        self.started = Counter("grpc_server_started", "RPCs begun.", RPC_LABELS, registry=registry)
-        self.handled = Counter(
-            "grpc_server_handled", "RPCs ended, by code.", (*RPC_LABELS, "grpc_code"), registry=registry
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.started = TalliedCounter("grpc_server_started", "RPCs begun.", RPC_LABELS, registry)
+        self.handled = TalliedCounter(
+            "grpc_server_handled", "RPCs ended, by code.", (*RPC_LABELS, "grpc_code"), registry
         )
-        self.received = Counter("grpc_server_msg_received", "Messages received.", RPC_LABELS, registry=registry)
-        self.sent = Counter("grpc_server_msg_sent", "Messages sent.", RPC_LABELS, registry=registry)
+        self.received = TalliedCounter("grpc_server_msg_received", "Messages received.", RPC_LABELS, registry)
+        self.sent = TalliedCounter("grpc_server_msg_sent", "Messages sent.", RPC_LABELS, registry)
         self.seconds = TalliedHistogram(
             "grpc_server_handling_seconds", "Time from an RPC's begin to its end.", RPC_LABELS, RPC_SECONDS, registry
         )
@@ -45,9 +43,9 @@ class MethodMetrics:
 
     def __init__(self, metrics: RpcMetrics, grpc_type: str, service: str, method: str) -> None:
         labels = (grpc_type, service, method)
-        self.started = metrics.teller.counter(metrics.started.labels(*labels))
-        self.received = metrics.teller.counter(metrics.received.labels(*labels))
-        self.sent = metrics.teller.counter(metrics.sent.labels(*labels))
+        self.started = metrics.started.labels(*labels)
+        self.received = metrics.received.labels(*labels)
+        self.sent = metrics.sent.labels(*labels)
         self.seconds = metrics.seconds.labels(*labels)
         self._labels = labels
         self._metrics = metrics
@@ -57,7 +55,6 @@ class MethodMetrics:
         """An RPC ended with this code, so long after it began."""
         child = self._by_code.get(code)
         if child is None:
-            handled = self._metrics.handled.labels(*self._labels, code)
-            child = self._by_code[code] = self._metrics.teller.counter(handled)
+            child = self._by_code[code] = self._metrics.handled.labels(*self._labels, code)
         child.count += 1
         self.seconds.observe(seconds)

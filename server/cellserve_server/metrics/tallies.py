@@ -1,4 +1,4 @@
-"""Counters for the hot path: counted in plain numbers, and told to Prometheus when it asks.
+"""Counters for the hot path: counted in plain numbers, which Prometheus reads when it asks.
 
 A Prometheus counter takes a lock at each increment, a histogram walks its buckets at each observation; together that
 was a tenth of a lone step.
@@ -6,58 +6,55 @@ was a tenth of a lone step.
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 
 class Tally:
-    """A counter that one thread counts with, and that one thread at a time reads.
+    """A count that one thread adds to, and that others may read."""
 
-    Args:
-        counter: what it is told to.
-    """
-
-    __slots__ = ("_counter", "_told", "count")
-
-    def __init__(self, counter: Counter) -> None:
-        self.count = 0  # only ever grows, and only by the thread that counts
-        self._told = 0  # changed only by the thread that reads
-        self._counter = counter
-
-    def tell(self) -> None:
-        """Tells the counter what has come since the last time."""
-        count = self.count
-        if count != self._told:
-            self._counter.inc(count - self._told)
-            self._told = count
-
-
-class Teller(Collector):
-    """Registered before the metrics themselves, it has tallies tell what they have when Prometheus asks."""
+    __slots__ = ("count",)
 
     def __init__(self) -> None:
-        self._tallies: list[Tally] = []
-        self._telling = threading.Lock()  # Two may ask at once.
+        self.count = 0  # only ever grows
 
-    def counter(self, counter: Counter) -> Tally:
-        """A tally for a counter."""
-        tally = Tally(counter)
-        self._tallies.append(tally)
-        return tally
+
+class TalliedCounter(Collector):
+    """A counter whose children are plain numbers.
+
+    Args:
+        name: as Prometheus shows it, but for ``_total``.
+        documentation: as Prometheus shows it.
+        labels: their names.
+        registry: where it registers.
+    """
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name, self._documentation, self._labels = name, documentation, tuple(labels)
+        self._children: dict[tuple[str, ...], Tally] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Tally:
+        """The count with these values of the labels."""
+        children = self._children
+        return children.get(values) or children.setdefault(values, Tally())
+
+    def describe(self) -> Iterable[Metric]:
+        """Its name, so that a registry knows of it."""
+        return [CounterMetricFamily(self._name, self._documentation, labels=self._labels)]
 
     def collect(self) -> Iterable[Metric]:
-        """As ``Collector.collect``: nothing of its own."""
-        with self._telling:
-            for tally in list(self._tallies):
-                tally.tell()
-        return ()
+        """As ``Collector.collect``."""
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for values, child in list(self._children.items()):
+            family.add_metric(values, child.count)
+        return [family]
 
 
 class Buckets:

@@ -68,7 +68,7 @@ class DefinedModels:
         if not 0 < ttl_s <= self._config.max_ttl_s:
             raise FieldInvalidError(f"ttl: expected more than 0 and at most {self._config.max_ttl_s} s; got {ttl_s} s")
         self.sweep()
-        name = DEFINED_PREFIX + draft.digest[:_DIGEST_CHARS]
+        name = defined_name(draft)
         model = self._models.get((tenant, name))
         if model is None:
             model = LoadedModel(name, 1, tenant, draft, self._clock())
@@ -125,6 +125,11 @@ class DefinedModels:
     @staticmethod
     def _is_due(model: LoadedModel, now: float) -> bool:
         return model.expire_time <= now and not model.session_count
+
+
+def defined_name(draft: ModelDraft) -> str:
+    """The name of a model that a client defines: by its content."""
+    return DEFINED_PREFIX + draft.digest[:_DIGEST_CHARS]
 
 
 def _quota(name: str, limit: int) -> dict[str, str]:

@@ -134,7 +134,7 @@ def _read_cell_file(path: Path, label: str) -> _CellFile:
     try:
         spec = json_format.ParseDict(content["model"], model_pb2.ModelSpec())
         return _CellFile(content["description"], model_from_proto(spec), _checksum(content["model"]))
-    except json_format.ParseError as error:
+    except (json_format.ParseError, OverflowError) as error:  # The latter of an infinity where a whole number is due.
         raise ModelBrokenError(f"{label}: model: {error}") from error
     except InvalidArgumentError as error:
         raise ModelBrokenError(f"{label}: model.{error.message}") from error

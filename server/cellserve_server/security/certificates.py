@@ -121,7 +121,14 @@ def read_certificates(config: ServerConfig) -> Certificates:
     chain = _read("--tls-cert", config.tls_cert)
     key = _read("--tls-key", config.tls_key)
     own = _certificates("--tls-cert", config.tls_cert, chain)[0]
-    if _public_part(config.tls_key, key) != own.public_key().public_bytes(*PUBLIC_FORM):
+    try:
+        # What is in a certificate is looked at only when it is asked for.
+        public, names, expiry = own.public_key(), names_of(own), own.not_valid_after_utc.timestamp()
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise StartError(
+            f"--tls-cert: expected a certificate; that in {config.tls_cert} is damaged: {error}"
+        ) from error
+    if _public_part(config.tls_key, key) != public.public_bytes(*PUBLIC_FORM):
         raise StartError(
             f"--tls-key: expected the key of the certificate in {config.tls_cert}; {config.tls_key} has another one"
         )
@@ -130,8 +137,8 @@ def read_certificates(config: ServerConfig) -> Certificates:
         key,
         _issuers("--tls-client-ca", config.tls_client_ca),
         _issuers("--tls-ca", config.tls_ca or config.tls_client_ca) or machine_roots(),
-        names_of(own),
-        own.not_valid_after_utc.timestamp(),
+        names,
+        expiry,
     )
 
 

@@ -24,7 +24,8 @@ KEEP_S = 12.0
 # Seats that are looked through, and sessions whose names are read, before others have their turn.
 SEATS_AT_ONCE = 32_768
 READ_AT_ONCE = 1000
-# Where too few of those first in order have the names that are wanted, so many times as many are read.
+NAMES_AT_ONCE = 4096
+# Where too few of those first in order have the names that are wanted, so many times as many are read; then all names.
 READ_GROWTH = 16
 
 OrderField: TypeAlias = Literal["steps_per_second", "step_count", "last_used_time", "create_time"]
@@ -158,20 +159,15 @@ class Activity:
         prefix = f"{model}/" if model else ""
         lanes = [lane for lane in self._lanes if f"{lane.model.resource_name}/".startswith(prefix)]
         tables = [seats for lane in lanes for seats in lane.tables()]
-        count = limit
-        while True:
+        for count in (limit, READ_GROWTH * limit):
             # Names are objects, which are dear to read: only those that are first by their columns are.
-            chosen = await _first_of(tables, look, order, count, self._clock())
-            found: list[ActiveSession] = []
-            for start in range(0, len(chosen.seat), READ_AT_ONCE):
-                if start:
-                    await asyncio.sleep(0)
-                found += _read(tables, chosen.part(start, start + READ_AT_ONCE), tenant, id_contains)
-                if len(found) >= limit:
-                    return found[:limit]
-            if len(chosen.seat) < count:
+            chosen = await _first_of(_parts(tables, SEATS_AT_ONCE), tables, look, order, count, self._clock())
+            found = await _read_all(tables, chosen, tenant, id_contains, limit)
+            if len(found) == limit or len(chosen.seat) < count:
                 return found
-            count *= READ_GROWTH
+        named = _parts(tables, NAMES_AT_ONCE)
+        chosen = await _first_of(named, tables, look, order, limit, self._clock(), (tenant, id_contains))
+        return await _read_all(tables, chosen, tenant, id_contains, limit)
 
     def stop(self) -> None:
         """Forgets everything."""
@@ -200,22 +196,22 @@ class Activity:
             self._timer = asyncio.get_running_loop().call_later(left_s, self._forget)
 
 
-async def _parts(tables: Sequence[Seats[Session]]) -> AsyncIterator[tuple[int, slice]]:
+async def _parts(tables: Sequence[Seats[Session]], at_once: int) -> AsyncIterator[tuple[int, slice]]:
     """All seats, as numbers of tables and some seats of each; others have their turn in between."""
     seen = 0
     for number, seats in enumerate(tables):
-        for start in range(0, seats.used, SEATS_AT_ONCE):
-            if seen >= SEATS_AT_ONCE:
+        for start in range(0, seats.used, at_once):
+            if seen >= at_once:
                 await asyncio.sleep(0)
                 seen = 0
-            part = slice(start, min(start + SEATS_AT_ONCE, seats.used))
+            part = slice(start, min(start + at_once, seats.used))
             seen += part.stop - start
             yield number, part
 
 
 async def _new_look(tables: Sequence[Seats[Session]], last: _Look | None, now: float) -> _Look:
     found = [[_NO_COUNTS] for _ in tables]
-    async for number, part in _parts(tables):
+    async for number, part in _parts(tables, SEATS_AT_ONCE):
         seats = tables[number]
         before = None if last is None else last.counts.get(seats)
         elapsed_s = 0.0 if last is None else now - last.time
@@ -234,13 +230,33 @@ def _count(seats: Seats[Session], part: slice, before: _Counts | None, elapsed_s
     return _Counts(lives, steps, rates)
 
 
-async def _first_of(tables: Sequence[Seats[Session]], look: _Look, order: Order, count: int, now: float) -> _Columns:
-    """The first sessions of these tables that have not expired."""
+async def _first_of(
+    parts: AsyncIterator[tuple[int, slice]],
+    tables: Sequence[Seats[Session]],
+    look: _Look,
+    order: Order,
+    count: int,
+    now: float,
+    names: tuple[str, str] | None = None,
+) -> _Columns:
+    """The first sessions of these parts of tables that have not expired; of a tenant, with this in their ids."""
     first = _NONE
-    async for number, part in _parts(tables):
+    async for number, part in parts:
         columns = _columns(tables[number], number, part, look, order, now)
+        if names is not None:
+            columns = _named(columns, tables[number], *names)
         first = first.with_others(columns.first(count)).first(count)
     return first
+
+
+def _named(columns: _Columns, seats: Seats[Session], tenant: str, id_contains: str) -> _Columns:
+    """Those that are a tenant's and have this in their ids."""
+    occupants = (seats.occupants[seat] for seat in columns.seat.tolist())
+    return columns.take(np.flatnonzero([_has_name(occupant, tenant, id_contains) for occupant in occupants]))
+
+
+def _has_name(session: Session | None, tenant: str, id_contains: str) -> bool:
+    return session is not None and session.key.tenant == tenant and id_contains in session.key.id
 
 
 def _columns(seats: Seats[Session], table: int, part: slice, look: _Look, order: Order, now: float) -> _Columns:
@@ -265,6 +281,20 @@ def _columns(seats: Seats[Session], table: int, part: slice, look: _Look, order:
     return _Columns(np.full(len(index), table), seat, life, rate, -key if order.descending else key, -used)
 
 
+async def _read_all(
+    tables: Sequence[Seats[Session]], columns: _Columns, tenant: str, id_contains: str, limit: int
+) -> list[ActiveSession]:
+    """As of ``_read``, at most ``limit``; others have their turn in between."""
+    found: list[ActiveSession] = []
+    for start in range(0, len(columns.seat), READ_AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        found += _read(tables, columns.part(start, start + READ_AT_ONCE), tenant, id_contains)
+        if len(found) >= limit:
+            return found[:limit]
+    return found
+
+
 def _read(
     tables: Sequence[Seats[Session]], columns: _Columns, tenant: str, id_contains: str
 ) -> Iterator[ActiveSession]:
@@ -272,7 +302,5 @@ def _read(
     for table, seat, life, rate in zip(*(column.tolist() for column in columns[:4]), strict=True):
         occupants = tables[table].occupants
         session = occupants[seat] if seat < len(occupants) else None
-        if session is None or session.life != life:
-            continue
-        if session.key.tenant == tenant and id_contains in session.key.id:
+        if session is not None and session.life == life and _has_name(session, tenant, id_contains):
             yield ActiveSession(session.snapshot(), rate)

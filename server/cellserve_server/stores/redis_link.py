@@ -99,6 +99,14 @@ def without_password(url: str) -> str:
     return f"{scheme}://{shown if at else ''}{re.split('[?#]', host)[0]}"
 
 
+def _has_number_path(url: str) -> bool:
+    """Whether what follows the host is nothing, or the number of a database."""
+    try:
+        return re.fullmatch("(/[0-9]*)?", urlsplit(url).path) is not None
+    except ValueError:  # A bracket that is not closed.
+        return False
+
+
 def is_plain(url: str) -> bool:
     """Whether user and password are percent-encoded as they should be; else it is anybody's guess where they end."""
     user = url.partition("://")[2].rpartition("@")[0]
@@ -138,7 +146,7 @@ class RedisLink:
             raise StartError(f"--store: {self.shown_url} needs the driver of Redis; install it: {INSTALL}") from error
         self._redis = redis
         self._pack = hiredis.pack_command
-        if not is_plain(self._url) or not re.fullmatch("(/[0-9]*)?", urlsplit(self._url).path):
+        if not is_plain(self._url) or not _has_number_path(self._url):
             raise StartError(
                 f"--store: {self.shown_url}: the URL is not understood; expected "
                 "redis://USER:PASSWORD@HOST:PORT/NUMBER, with / ? # @ and : of the password percent-encoded"

@@ -313,6 +313,24 @@ def test_a_run_whose_caller_gives_up(loop_thread: LoopThread) -> None:
     assert attributes_of(one(spans, "cellserve.run"))["error.type"] == "CANCELLED"
 
 
+def test_steps_whose_stream_ends_while_they_wait_for_room(loop_thread: LoopThread) -> None:
+    config = replace(TEST_CONFIG, inline_tick_us=0, at_once_us=0, max_queued_runs=4)
+    with traced_server(loop_thread, config) as traced:
+        model = lstm(traced)
+        queue = traced.running.app.engine.queue
+        with GatedNetwork.over(traced.running, model) as gate, StreamClient(traced.running.stubs) as stream:
+            stream.open(["a", "b", "c"], model=model)
+            stream.steps(range(3), step_inputs(3))
+            gate.wait_entered()
+            traces = [stream_pb2.PositionTrace(position=position, traceparent=SAMPLED) for position in range(2)]
+            stream.steps(range(2), step_inputs(2), traces=traces)
+            traced.running.wait_until(lambda: bool(queue._line))
+            stream.call.cancel()
+            spans = traced.after("cellserve.run", "cellserve.run")
+            gate.let()
+    assert [attributes_of(run)["error.type"] for run in named(spans, "cellserve.run")] == ["CANCELLED", "CANCELLED"]
+
+
 def test_a_server_has_no_more_than_a_bounded_number_of_spans_for_a_message(traced: TracedServer) -> None:
     model = lstm(traced)
     count = 100

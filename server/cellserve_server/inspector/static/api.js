@@ -17,21 +17,25 @@ export class Refused extends Error {
 // Nobody answers: the server has stopped, or the way to it is cut.
 export class Unreachable extends Error {}
 
-async function ask(question, parameters, signal) {
-  const answer = await fetch(`api/${question}?${new URLSearchParams(parameters)}`, { signal }).catch((error) => {
+// Reads the answer to its end: one that breaks off, or is none of ours, is as if nobody had answered.
+async function ask(question, parameters, signal, form) {
+  let answer, refusal;
+  try {
+    answer = await fetch(`api/${question}?${new URLSearchParams(parameters)}`, { signal });
+    if (answer.ok) return await answer[form]();
+    refusal = await answer.json();
+  } catch (error) {
     throw error.name === "AbortError" ? error : new Unreachable(error.message);
-  });
-  if (answer.ok) return answer;
-  const refusal = await answer.json().catch(() => ({ error: `${answer.status} ${answer.statusText}` }));
+  }
   throw new Refused(refusal.error, answer.status);
 }
 
-export async function askJson(question, parameters, signal) {
-  return (await ask(question, parameters, signal)).json();
+export function askJson(question, parameters, signal) {
+  return ask(question, parameters, signal, "json");
 }
 
 export async function askWatch(parameters, signal) {
-  return decode(await (await ask("watch", parameters, signal)).arrayBuffer());
+  return decode(await ask("watch", parameters, signal, "arrayBuffer"));
 }
 
 // A uint32 with the length of a JSON header, the header, and arrays at the offsets that it says.

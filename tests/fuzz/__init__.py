@@ -1,0 +1,1 @@
+"""Garbage: what comes of bytes, messages, frames and files that nobody meant. ``python -m tests.fuzz --help``."""
