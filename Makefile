@@ -10,6 +10,8 @@ STUB_TOOLS := .venv-stubs/.made
 TORCH := .venv-torch/.made
 ONNX := .venv-onnx/.made
 BENCH := .venv-bench/.made
+AUDIT := .venv-audit/.made
+IMAGE := .venv-image/.made
 FUZZ := .venv-fuzz/.made
 # How long `make fuzz` takes, about; all targets together.
 SECONDS ?= 60
@@ -21,7 +23,7 @@ SOURCES := proto server client tests deploy $(wildcard examples benchmarks docs)
 TYPED := proto/cellserve proto/generate_stubs.py server/cellserve_server client/cellserve_client tests deploy \
 	$(wildcard examples benchmarks docs)
 
-.PHONY: help demo serve fleet test test-slow test-all fuzz bench bench-quick lint format proto clean
+.PHONY: help demo serve fleet test test-slow test-all fuzz bench bench-quick lint format proto sbom audit soak clean
 
 help:  ## Says what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -67,6 +69,18 @@ format: $(ENVIRONMENT)  ## Formats the code as `make lint` wants it
 proto: $(STUB_TOOLS)  ## Generates the stubs in proto/cellserve/v1 from the .proto files
 	@.venv-stubs/bin/python proto/generate_stubs.py
 
+sbom: $(AUDIT) $(IMAGE)  ## A bill of materials of what the image has, CycloneDX: dist/cellserve.cdx.json
+	@mkdir -p dist
+	@.venv-audit/bin/cyclonedx-py environment --pyproject server/pyproject.toml --output-reproducible \
+		--output-file dist/cellserve.cdx.json .venv-image/bin/python
+	@echo "$$(grep -c '"purl"' dist/cellserve.cdx.json) components in dist/cellserve.cdx.json"
+
+audit: $(AUDIT)  ## Asks whether vulnerabilities are known of the packages in constraints.txt
+	@.venv-audit/bin/python -m deploy.audit constraints.txt
+
+soak: $(ENVIRONMENT)  ## A quarter of an hour in which everything comes and goes (SOAK="--minutes 60 --store memory")
+	@$(BIN)/python -m tests.soak $(SOAK)
+
 clean:  ## Removes the environments and everything else that was made here
 	rm -rf .venv .venv-* .fleet .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist {proto,server,client}/{build,*.egg-info}
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -106,6 +120,21 @@ $(BENCH): $(ENVIRONMENT) requirements-bench.txt requirements-onnx.txt
 	$(make_environment)
 	@echo "Installing what the benchmarks compare with, and what they draw with, into $(@D) (once; a minute or so) ..."
 	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt -r requirements-bench.txt $(OURS)
+	@touch $@
+
+$(AUDIT): requirements-audit.txt
+	$(make_environment)
+	@echo "Installing what looks at the dependencies into $(@D) (once) ..."
+	@$(@D)/bin/$(PIP_INSTALL) -r requirements-audit.txt
+	@touch $@
+
+# As deploy/Dockerfile installs them.
+$(IMAGE): constraints.txt $(PACKAGES:%=%/pyproject.toml)
+	$(make_environment)
+	@echo "Installing what the image has into $(@D) (once) ..."
+	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt ./proto './server[redis,tracing]' './client[cli]'
+	@$(@D)/bin/python -m pip uninstall -qq -y pip setuptools
+	@rm -rf {proto,server,client}/build
 	@touch $@
 
 $(FUZZ): $(ENVIRONMENT) requirements-fuzz.txt

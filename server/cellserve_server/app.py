@@ -359,7 +359,9 @@ class App:
     def _show_in_metrics(self, store: Store) -> None:
         durability = "memory" if store.is_volatile else self._config.durability
         self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
+        loop = asyncio.get_running_loop()
         self.metrics.server.watch(
+            tasks=lambda: len(asyncio.all_tasks(loop)),
             serving=lambda: self._is_healthy and not self._draining,
             draining=lambda: self._draining,
             models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),

@@ -1,4 +1,4 @@
-"""``cellserve serve``: every setting of the server is a flag and an environment variable."""
+"""``cellserve serve``: the server as a process, from its settings to its exit code."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import click
-from click.core import ParameterSource
+import structlog
 
 from cellserve_server import logs
 from cellserve_server.config import ServerConfig
+from cellserve_server.options import (
+    EPILOG,
+    PASSWORD_ADVICE,
+    require_models_folder,
+    setting_options,
+    shows_password,
+    values_from_files,
+)
 
 USAGE_ERROR = 2
 FAILED = 1
-ENVIRONMENT_PREFIX = "CELLSERVE_"
 # Objects made and not freed before the young are looked at; how many such looks before the older are, and the old.
 GC_THRESHOLDS = (20_000, 20, 20)
 
@@ -33,8 +39,10 @@ def serve(arguments: Sequence[str]) -> int:
     try:
         with _command().make_context("cellserve serve", list(arguments)) as context:
             config = ServerConfig(**context.params)
-            _require_models_folder(context, config)
+            require_models_folder(context, config)
         logs.configure(config.log_level, config.log_format)
+        if shows_password(context, config):
+            structlog.get_logger("cellserve.cli").warning("password_in_command_line", advice=PASSWORD_ADVICE)
     except click.exceptions.Exit as done:  # --help was answered.
         return done.exit_code
     except click.ClickException as error:
@@ -49,35 +57,13 @@ def _usage_error(message: str) -> int:
     return USAGE_ERROR
 
 
-def _require_models_folder(context: click.Context, config: ServerConfig) -> None:
-    """A folder that was named has to be there; without the default one the server has defined models alone."""
-    named = context.get_parameter_source("models") in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
-    if named and not os.path.isdir(config.models):
-        raise click.UsageError(f"--models: expected a folder; there is none at {config.models!r}")
-
-
 def _command() -> click.Command:
-    help_text = (serve.__doc__ or "").partition("\n")[0]
-    epilog = f"Every option is also an environment variable: --max-sessions is {ENVIRONMENT_PREFIX}MAX_SESSIONS."
     return click.Command(
         "serve",
-        params=[_option(field) for field in fields(ServerConfig)],
-        help=help_text,
-        epilog=epilog,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
-
-
-def _option(field: Any) -> click.Option:
-    flag = "--" + field.name.replace("_", "-")
-    is_switch = isinstance(field.default, bool)
-    return click.Option(
-        [f"{flag}/--no-{flag[2:]}" if is_switch else flag],
-        type=bool if is_switch else type(field.default),
-        default=field.default,
-        show_default=True,
-        envvar=ENVIRONMENT_PREFIX + field.name.upper(),
-        help=field.metadata["help"],
+        params=setting_options(),
+        help=(serve.__doc__ or "").partition("\n")[0],
+        epilog=EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"], "default_map": values_from_files(os.environ)},
     )
 
 

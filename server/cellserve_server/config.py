@@ -25,10 +25,16 @@ SHARED, OF_ONE = "shared", "of one"
 
 
 def _setting(
-    default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None, *, tenant: str = ""
+    default: Any,
+    help_text: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    secret: bool = False,
+    tenant: str = "",
 ) -> Any:
     metadata = {"help": help_text, "minimum": minimum, "maximum": maximum, "tenant": tenant}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
 
 
 @dataclass(frozen=True)
@@ -228,7 +234,8 @@ class ServerConfig:
         "memory:",
         "Where sessions are kept: memory: (they end with the process), sqlite:PATH (a file of this machine), "
         "redis://HOST:PORT/DB or rediss://... (Redis or Valkey, for several replicas). A URL with a password belongs "
-        "in the environment, not here.",
+        "in a file that CELLSERVE_STORE_FILE names, not here.",
+        secret=True,
     )
     durability: str = _setting(
         "sync",

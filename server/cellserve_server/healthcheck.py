@@ -41,18 +41,33 @@ def status(address: str, service: str, timeout_s: float, channel: grpc.Channel |
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the status in one line and returns the exit code."""
+class NoAnswerError(Exception):
+    """A server's health cannot be had; the message says why."""
+
+
+def ask(arguments: Sequence[str] | None = None) -> str:
+    """The health of the server that the arguments name; they are those of the command.
+
+    Raises:
+        NoAnswerError: it does not answer in time, or not as expected.
+    """
     options = _parser().parse_args(arguments)
     try:
-        found = status(options.address, options.service, options.timeout_s, _channel(options))
+        return status(options.address, options.service, options.timeout_s, _channel(options))
     except grpc.RpcError as error:
-        print(f"{options.address}: {error.code().name}: {error.details()}", file=sys.stderr)
-        return 1
+        raise NoAnswerError(f"{options.address}: {error.code().name}: {error.details()}") from error
     except (OSError, ValueError) as error:
-        print(f"{options.address}: the files for TLS cannot be used: {error}", file=sys.stderr)
+        raise NoAnswerError(f"{options.address}: the files for TLS cannot be used: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the status in one line and returns the exit code."""
+    try:
+        found = ask(arguments)
+    except NoAnswerError as error:
+        print(error, file=sys.stderr)
         return 1
-    print(f"{options.address}: {found}")
+    print(f"{_parser().parse_args(arguments).address}: {found}")
     return 0 if found == "SERVING" else 1
 
 

@@ -35,8 +35,7 @@ def configure(level: str, log_format: str, stream: TextIO | None = None) -> None
     Raises:
         ValueError: an unknown level or format; the setting is named.
     """
-    _require_choice("log_level", level, LEVELS)
-    _require_choice("log_format", log_format, FORMATS)
+    require_known(level, log_format)
     stream = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
@@ -103,6 +102,12 @@ def _short_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
     whole = io.StringIO()
     structlog.dev.plain_traceback(whole, exc_info)
     stream.write(_cut(whole.getvalue()))
+
+
+def require_known(level: str, log_format: str) -> None:
+    """Raises what ``configure`` raises, and sets nothing up."""
+    _require_choice("log_level", level, LEVELS)
+    _require_choice("log_format", log_format, FORMATS)
 
 
 def _require_choice(setting: str, value: str, choices: Sequence[str]) -> None:

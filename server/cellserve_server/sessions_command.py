@@ -24,6 +24,7 @@ from cellserve_server.config import ServerConfig
 from cellserve_server.keeping.session_files import SessionFileError
 from cellserve_server.keeping.session_moves import Moved, export_sessions, import_sessions
 from cellserve_server.keeping.stored_models import KEPT_TTLS
+from cellserve_server.options import SettingFileError, values_from_files
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
 
@@ -36,7 +37,8 @@ store_option = click.option(
     "--store",
     required=True,
     envvar="CELLSERVE_STORE",
-    help="Where the sessions are, as for `cellserve serve`: sqlite:PATH, redis://HOST:PORT/DB or rediss://...",
+    help="Where the sessions are, as for `cellserve serve`: sqlite:PATH, redis://HOST:PORT/DB or rediss://... "
+    "CELLSERVE_STORE_FILE names a file with it, for a URL with a password.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 settings = {"help_option_names": ["-h", "--help"]}
@@ -55,11 +57,15 @@ def import_main(arguments: Sequence[str]) -> int:
 def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     """Exit codes: 0 when all was moved, 1 when something was not, 2 for arguments that cannot be."""
     try:
-        return int(command.main(list(arguments), prog_name=name, standalone_mode=False) or 0)
+        given = values_from_files(os.environ)
+        return int(command.main(list(arguments), name, standalone_mode=False, default_map=given) or 0)
     except click.exceptions.Exit as done:  # --help was answered.
         return done.exit_code
     except click.ClickException as error:
         print(f"{name}: {error.format_message()}", file=sys.stderr)
+        return USAGE_ERROR
+    except SettingFileError as error:
+        print(f"{name}: {error}", file=sys.stderr)
         return USAGE_ERROR
     except (StartError, SessionFileError, CellServeError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -203,17 +203,9 @@ def test_the_probe_says_when_nobody_answers() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_the_image_is_not_run_as_root_and_has_a_health_check() -> None:
-    text = DOCKERFILE.read_text(encoding="utf-8")
-    last_stage = text.rpartition("\nFROM ")[2]
-    assert re.search(r"^USER (?!root\b)\w+$", last_stage, re.MULTILINE)
-    assert "HEALTHCHECK" in last_stage
-    assert "cellserve_server.healthcheck" in last_stage
-
-
 def test_what_the_image_is_built_from_is_in_the_build_context() -> None:
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = set(re.findall(r"^COPY (\S+) ", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE))
+    copied = set(re.findall(r"^COPY ([^-]\S*) ", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE))
     assert copied == let_in
     assert all((ROOT / path).exists() for path in copied)
 

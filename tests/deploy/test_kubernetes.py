@@ -88,13 +88,25 @@ def test_flags_and_environment_are_those_of_the_server(pod: dict[str, Any], cont
     assert {flag.partition("=")[0] for flag in container["args"][1:]} <= known
     environment = {item["name"]: item for item in container["env"]}
     for name in environment:
-        assert not name.startswith("CELLSERVE_") or "--" + name[10:].lower().replace("_", "-") in known
-    assert environment["CELLSERVE_STORE"]["valueFrom"]["secretKeyRef"] == {"name": "cellserve-store", "key": "url"}
+        setting = name.removeprefix("CELLSERVE_").removesuffix("_FILE").lower().replace("_", "-")
+        assert not name.startswith("CELLSERVE_") or f"--{setting}" in known
     assert environment["POD_IP"]["valueFrom"]["fieldRef"]["fieldPath"] == "status.podIP"
     assert environment["CELLSERVE_ADVERTISE"]["value"] == "$(POD_IP):50051"
     assert list(environment).index("POD_IP") < list(environment).index("CELLSERVE_ADVERTISE")
     # For the Service `cellserve` there would be CELLSERVE_PORT=tcp://..., which is no port.
     assert pod["enableServiceLinks"] is False
+
+
+def test_the_stores_url_is_a_file_of_the_secret_that_the_servers_group_may_read(
+    pod: dict[str, Any], container: dict[str, Any]
+) -> None:
+    (path,) = (item["value"] for item in container["env"] if item["name"] == "CELLSERVE_STORE_FILE")
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    folder, _, key = path.rpartition("/")
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == mounts[folder])
+    assert volume["secret"] == {"secretName": "cellserve-store", "defaultMode": 0o440}
+    assert key == "url"
+    assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
 
 
 def test_there_is_time_to_drain(pod: dict[str, Any], container: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from cellserve.cells import BasicRNNCell
 from cellserve.specs import describe, model_to_proto
 from cellserve.tensors import Array, data_type_of, tensor_from_array
-from cellserve.v1 import model_pb2, recurrent_service_pb2, tensor_pb2
+from cellserve.v1 import model_pb2, recurrent_service_pb2, session_pb2, tensor_pb2
 from cellserve.v1 import model_service_pb2 as messages
 from cellserve_server.config import ServerConfig
 from tests.clocks import ManualClock
@@ -188,3 +190,23 @@ def test_a_definition_that_is_not_finished_leaves_no_trace(start_server: Callabl
     for _ in range(3):  # Were its bytes still counted, the second would not be let in.
         error_of_call(lambda: _define(server, [_header(WEIGHTS), *GOOD[:1]]))
     assert _define(server, [_header(WEIGHTS), *GOOD]).defined
+
+
+@pytest.mark.parametrize("is_forced", [False, True])
+def test_what_is_unloaded_leaves_memory_though_sessions_of_it_would_have_lived_for_long(
+    server: RunningApp, is_forced: bool
+) -> None:
+    name = define_model(server.stubs, CELL, DEPTH).name
+    session = session_pb2.Session(model=name)
+    server.stubs.recurrent.CreateSession(recurrent_service_pb2.CreateSessionRequest(session_id="long", session=session))
+    network = server.loop.call(lambda: weakref.ref(server.app.models.resolve("default", name).network))
+    assert network() is not None
+    if not is_forced:
+        server.stubs.recurrent.DeleteSession(recurrent_service_pb2.DeleteSessionRequest(name="sessions/long"))
+    server.stubs.models.UnloadModel(messages.UnloadModelRequest(name=name, force=is_forced))
+
+    def is_gone() -> bool:
+        gc.collect()
+        return network() is None
+
+    server.wait_until(is_gone)

@@ -139,3 +139,27 @@ def test_an_address_that_cannot_be_is_one_line_and_exit_code_1(arguments: list[s
 def test_every_setting_has_help() -> None:
     for setting in fields(ServerConfig):
         assert setting.metadata["help"].endswith(".")
+
+
+def test_the_stores_url_may_be_in_a_file_and_its_password_is_not_shown(tmp_path: Path) -> None:
+    file = tmp_path / "store"
+    file.write_text("redis://user:sesame@127.0.0.1:1/0\n")
+    with closing(ServerProcess(environment={"CELLSERVE_STORE_FILE": str(file)})) as server:
+        assert server.wait() == 1
+        assert "--store: the store redis://user:***@127.0.0.1:1/0: it cannot be reached" in server.errors()
+        assert "sesame" not in server.errors()
+
+
+def test_a_password_in_the_command_line_is_warned_of() -> None:
+    with closing(ServerProcess(["--store", "redis://user:sesame@127.0.0.1:1/0"])) as server:
+        assert server.wait() == 1
+        assert '"event": "password_in_command_line"' in server.errors()
+        assert "sesame" not in server.errors()
+
+
+def test_a_file_that_is_not_there_is_a_setting_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELLSERVE_STORE_FILE", "/no/such/file")
+    assert serve([]) == 2
+    assert "CELLSERVE_STORE_FILE: cannot read /no/such/file: No such file" in capsys.readouterr().err

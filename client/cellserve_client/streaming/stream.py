@@ -159,7 +159,9 @@ class StepStream:
         """Tells the server that nothing more will come, and ends the call."""
         self._is_over = True
         if not self._call.done():
-            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # It ended meanwhile.
+            # It ended meanwhile. ``InternalError``: with its connection, which this loop has not been told of yet.
+            ended = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
+            with contextlib.suppress(*ended):
                 await self._call.done_writing()
         self._call.cancel()
 

@@ -38,6 +38,7 @@ class ServerMetrics:
         self._registry = registry
         self._serving = Gauge("cellserve_serving", "Whether its health says SERVING.", registry=registry)
         self._draining = Gauge("cellserve_draining", "Whether it stops, and finishes what runs.", registry=registry)
+        self._tasks = Gauge("cellserve_tasks", "Tasks of the event loop.", registry=registry)
         self.loop_lag = LoopLag(registry)
 
     def declare(self, config: ServerConfig, *, store: str, durability: str) -> None:
@@ -68,8 +69,10 @@ class ServerMetrics:
         serving: Callable[[], bool],
         draining: Callable[[], bool],
         models: Callable[[], Mapping[str, int]],
+        tasks: Callable[[], int],
     ) -> None:
         """Says where gauges get their values from. Called by another thread. Once only."""
         self._serving.set_function(serving)
         self._draining.set_function(draining)
+        self._tasks.set_function(tasks)
         self._registry.register(CountsByLabel("cellserve_models", "Models, by state.", "state", models))

@@ -7,66 +7,92 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from typing import Generic, Protocol, TypeAlias, TypeVar
+
+from cellserve_server.keys import SessionKey
 
 MIN_STALE = 1024
 
-S = TypeVar("S")
+Line: TypeAlias = list[SessionKey]
+
+
+class Perishable(Protocol):
+    """What expires.
+
+    Attributes:
+        line: where it is in line; the queue's own.
+    """
+
+    line: Line | None
+
+    @property
+    def key(self) -> SessionKey:
+        """By what it is found among those that live."""
+        ...
+
+    @property
+    def expire_time(self) -> float:
+        """Unix seconds; what it is now, not when it was put in line."""
+        ...
+
+
+S = TypeVar("S", bound=Perishable)
 
 
 class ExpiryQueue(Generic[S]):
     """Sessions by the whole second in which they are looked at, the first at or after their expiry.
 
+    One that has ended is left in line until they are many: by its key alone, for it may be the last that has its model.
+
     Args:
-        expire_time: of a session, unix seconds; what it is now, not when it was put here.
-        has_ended: whether a session is over; such are left where they are until they are many.
+        living: those that live, by key.
     """
 
-    def __init__(self, expire_time: Callable[[S], float], has_ended: Callable[[S], bool]) -> None:
-        self._expire_time = expire_time
-        self._has_ended = has_ended
+    def __init__(self, living: Mapping[SessionKey, S]) -> None:
+        self._living = living
         self._seconds: list[int] = []  # a heap; each once
-        self._sessions: dict[int, list[S]] = {}  # by second
+        self._lines: dict[int, Line] = {}  # by second
         self._count = 0
         self._stale = 0
 
     def add(self, session: S) -> float:
         """Puts a session in line, and says when it will be looked at, unix seconds."""
-        second = math.ceil(self._expire_time(session))
-        line = self._sessions.get(second)
+        second = math.ceil(session.expire_time)
+        line = self._lines.get(second)
         if line is None:
-            line = self._sessions[second] = []
+            line = self._lines[second] = []
             heapq.heappush(self._seconds, second)
-        line.append(session)
+        line.append(session.key)
+        session.line = line
         self._count += 1
         return float(second)
 
-    def note_ended(self, living: Iterable[S]) -> None:
-        """A session in line has ended before its time.
-
-        Args:
-            living: all that live; read when half of the line has ended, to make the line anew.
-        """
+    def note_ended(self) -> None:
+        """A session in line has ended before its time. When half of the line has, it is made anew."""
         self._stale += 1
         if self._stale > max(self._count // 2, MIN_STALE):
-            self._seconds, self._sessions, self._count, self._stale = [], {}, 0, 0
-            for session in living:
+            self._seconds, self._lines, self._count, self._stale = [], {}, 0, 0
+            for session in self._living.values():
                 self.add(session)
 
-    def pop(self, now: float) -> S | None:
-        """Takes the next session whose second has come; None: there is none. Those that have ended come too."""
-        if not self._seconds or self._seconds[0] > now:
-            return None
+    def is_due(self, now: float) -> bool:
+        """Whether somebody in line is to be looked at, be it one that has ended."""
+        return bool(self._seconds) and self._seconds[0] <= now
+
+    def pop(self) -> S | None:
+        """Takes the next one out of the line; None: it has ended. There has to be one."""
         second = self._seconds[0]
-        line = self._sessions[second]
-        session = line.pop()
+        line = self._lines[second]
+        session = self._living.get(line.pop())
         self._count -= 1
-        if self._has_ended(session):
-            self._stale -= 1
         if not line:
             heapq.heappop(self._seconds)
-            del self._sessions[second]
+            del self._lines[second]
+        if session is None or session.line is not line:  # One of the same key, made since, is in a line of its own.
+            self._stale -= 1
+            return None
+        session.line = None
         return session
 
     def next_time(self) -> float | None:

@@ -12,6 +12,7 @@ from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel
+from cellserve_server.sessions.expiry import Line
 from cellserve_server.sessions.seats import (
     BUSY,
     COLUMNS,
@@ -124,6 +125,7 @@ class Session:
         ended_why: what there is to say about that besides.
         active: the run under way; None too while a block of single steps has it.
         kept: what is known of its record; None where there is no store.
+        line: as of ``ExpiryQueue``.
         waiting: what is to be done when the work before it is over, in the order in which it came.
     """
 
@@ -135,6 +137,7 @@ class Session:
         "ended_why",
         "kept",
         "key",
+        "line",
         "model",
         "seat",
         "seats",
@@ -153,6 +156,7 @@ class Session:
         self.ended_why = ""
         self.active: Work | None = None
         self.kept: Kept | None = None
+        self.line: Line | None = None
         self.waiting: deque[Callable[[], None]] | None = None  # Made when something waits: most never need it.
         self.seats = seats
         self.seat = seats.take(self)

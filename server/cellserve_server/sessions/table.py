@@ -124,9 +124,7 @@ class SessionTable:
         self._on_end = on_end
         self._sessions: dict[SessionKey, Session] = {}
         self._tombstones: OrderedDict[SessionKey, tuple[str, str]] = OrderedDict()  # key -> (uid, cause)
-        self._expiry: ExpiryQueue[Session] = ExpiryQueue(
-            lambda session: session.expire_time, lambda session: bool(session.ended)
-        )
+        self._expiry: ExpiryQueue[Session] = ExpiryQueue(self._sessions)
         self._lives = 0
         self.held = Held()
         self.held_by: dict[str, Held] = {}
@@ -260,7 +258,7 @@ class SessionTable:
     def end(self, session: Session, cause: str) -> None:
         """Takes a session out; ``cause`` is what its users are told."""
         self._end(session, cause)
-        self._expiry.note_ended(self._sessions.values())
+        self._expiry.note_ended()
 
     def depart(self, session: Session, cause: str, new_owner: str = "", why: str = "") -> None:
         """Takes a session out of memory that lives on in the store.
@@ -277,7 +275,7 @@ class SessionTable:
                 self.new_owners.popitem(last=False)
             self.new_owners[session.key] = new_owner
         self._take_out(session, cause)
-        self._expiry.note_ended(self._sessions.values())
+        self._expiry.note_ended()
 
     def _end(self, session: Session, cause: str) -> None:
         self._bury(session.key, session.uid, cause)
@@ -300,10 +298,10 @@ class SessionTable:
         """
         now = self._clock()
         for _ in range(limit):
-            session = self._expiry.pop(now)
-            if session is None:
+            if not self._expiry.is_due(now):
                 break
-            if session.ended:
+            session = self._expiry.pop()
+            if session is None:
                 continue
             if session.busy:
                 session.renew(now)

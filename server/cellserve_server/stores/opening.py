@@ -33,5 +33,12 @@ def make_store(url: str, clock: Callable[[], float], *, fsync: bool, timeout_s: 
         return SqliteStore(rest, clock, fsync, timeout_s=timeout_s)
     if scheme in ("redis", "rediss") and rest.startswith("//"):
         return RedisStore(url, clock, timeout_s)
-    shown = without_password(url) if "//" in url else url
-    raise StartError(f"--store: expected {FORMS}; got {shown!r}")
+    raise StartError(f"--store: expected {FORMS}; got {_shown(url)!r}")
+
+
+def _shown(url: str) -> str:
+    """What is no URL of a store may be meant for one, and have a password."""
+    if "//" in url:
+        return without_password(url)
+    scheme, _, rest = url.partition(":")
+    return f"{scheme}:***" if "@" in rest or "?" in rest else url

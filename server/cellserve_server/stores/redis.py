@@ -14,7 +14,7 @@ from cellserve.buckets import BUCKETS, bucket_of
 from cellserve_server.keys import SessionKey
 from cellserve_server.stores import redis_scripts as scripts
 from cellserve_server.stores.base import Burial, Draft, Found, Held, Ref, Rewrite, Store, Stored, Write, next_epoch
-from cellserve_server.stores.redis_link import Call, RedisLink, Value, script_call
+from cellserve_server.stores.redis_link import Call, RedisLink, ServerFacts, Value, script_call
 from cellserve_server.stores.redis_scripts import Script
 
 DEFAULT_TIMEOUT_S = 2.0
@@ -85,6 +85,14 @@ class RedisStore(Store):
     async def close(self) -> None:
         """Lets the connections go. Operations under way are finished."""
         await self._link.close()
+
+    async def facts(self) -> ServerFacts:
+        """What the server says of itself.
+
+        Raises:
+            StoreUnavailableError: it does not answer.
+        """
+        return await self._link.facts()
 
     async def look(self, keys: Sequence[SessionKey]) -> list[Found | None]:
         """What there is of each; None: nothing."""

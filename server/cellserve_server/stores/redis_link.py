@@ -69,6 +69,24 @@ _WORDS_OF_CLASSES = {
 }
 
 
+class ServerFacts(NamedTuple):
+    """What a server says of itself.
+
+    Attributes:
+        version: of Redis, or the one that Valkey says it is like.
+        role: ``master`` or ``slave``.
+        clock_ahead_s: how far its clock is ahead of this machine's, in seconds, give or take half of what the question
+            took; None: the URL's user may not ask for it.
+        used_bytes, max_bytes: memory that it uses, and may use; 0: no limit.
+    """
+
+    version: str
+    role: str
+    clock_ahead_s: float | None
+    used_bytes: int
+    max_bytes: int
+
+
 class Call(NamedTuple):
     """A command.
 
@@ -166,6 +184,14 @@ class RedisLink:
             await self._pool.close()
         if self._client is not None:
             self._client.close()
+
+    async def facts(self) -> ServerFacts:
+        """What the server says of itself, or that node of a cluster which the URL names.
+
+        Raises:
+            StoreUnavailableError: it does not answer.
+        """
+        return await self._in_thread(self._ask_facts)
 
     async def send(self, calls: Sequence[Call]) -> list[Any]:
         """Sends commands together and gives their answers, in order.
@@ -299,6 +325,26 @@ class RedisLink:
             single.close()
         except (ValueError, TypeError) as error:  # In the URL, or in its options, which the driver takes as they are.
             raise StartError(f"--store: {self.shown_url}: the URL is not understood: {error}") from error
+
+    def _ask_facts(self) -> ServerFacts:
+        with self._redis.Redis.from_url(self._url, socket_timeout=self._timeout_s) as client:
+            info = client.info()
+            ahead_s = self._clock_ahead_s(client)
+        return ServerFacts(
+            version=str(info.get("redis_version", "unknown")),
+            role=str(info.get("role", "unknown")),
+            clock_ahead_s=ahead_s,
+            used_bytes=int(info.get("used_memory", 0)),
+            max_bytes=int(info.get("maxmemory", 0)),
+        )
+
+    def _clock_ahead_s(self, client: Any) -> float | None:
+        asked = time.time()
+        try:
+            seconds, microseconds = client.time()
+        except self._redis.exceptions.NoPermissionError:
+            return None
+        return float(seconds + microseconds / 1e6 - (asked + time.time()) / 2)
 
     def _unavailable(self, error: Exception) -> StoreUnavailableError:
         return StoreUnavailableError(f"the store {self.shown_url}: {self._meaning(error)}", retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,1 @@
+"""For minutes everything comes and goes: what does a server hold afterwards? ``python -m tests.soak --help``."""
