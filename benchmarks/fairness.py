@@ -1,7 +1,7 @@
 """A polite tenant's steps beside a greedy one's, which floods the server by many streams and many plain calls.
 
 The polite one steps its sessions at a steady rate, most through the client and some by plain ``Step`` calls, from a
-process of its own; a step's time counts from when it was due. It is measured alone and beside the other, in turns.
+process of its own. It is measured alone and beside the other, in turns.
 Beside its time stands how much processor time the server spent meanwhile: a server that is flooded spends all that the
 machine gives it, so this is how long the step would have taken on a machine that has nothing else to do.
 """
@@ -163,7 +163,7 @@ def _metadata_of(token: str) -> Metadata:
 async def step_politely(
     name: str, groups: Sequence[Sequence[Caller]], plan: Plan, server: ServerProcess
 ) -> tuple[list[Sample], list[Sample]]:
-    """Each caller makes a call every so often; one that comes late has waited since it was due.
+    """Each caller makes a call every so often, or as soon as it has its last answer.
 
     Returns:
         A sample of all calls, and one of those of each group; and the same of the server's processor time.
@@ -195,11 +195,12 @@ async def _step_every(
     times = []
     while due < window[1]:
         await asyncio.sleep(due - time.perf_counter())
-        spent_s = server.cpu_s()
+        began, spent_s = time.perf_counter(), server.cpu_s()
         await caller.call(caller.argument)
-        if due >= window[0]:
-            times.append((time.perf_counter() - due, server.cpu_s() - spent_s))
-        due += plan.period_s
+        ended = time.perf_counter()
+        if began >= window[0]:
+            times.append((ended - began, server.cpu_s() - spent_s))
+        due = max(due + plan.period_s, ended)
     return times
 
 
