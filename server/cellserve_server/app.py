@@ -181,7 +181,6 @@ class App:
             new_id,
             self._refusal,
             RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
-            max_message_bytes=config.max_message_bytes,
             max_message_parts=config.max_message_parts,
             tracing=self._tracing,
         )

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from cellserve.errors import (
     STATUS_DETAILS_KEY,
     CellServeError,
-    FieldInvalidError,
     InternalError,
     UnimplementedError,
     status_of,
 )
 from cellserve_server.edge.lasting import LastingCalls
-from cellserve_server.edge.message_parts import COUNTED_FROM_BYTES, PartCounter, message_class_of
+from cellserve_server.edge.message_parts import message_class_of
 from cellserve_server.edge.refusals import Refusals
+from cellserve_server.edge.request_bytes import RequestDecoder
 from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
@@ -46,13 +45,6 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Any
 
 
-class _Undecodable:
-    """Stands for a request that is no message or too large a one, until there is a context to answer it on."""
-
-    def __init__(self, error: CellServeError) -> None:
-        self.error = error
-
-
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Around all RPCs of a server.
 
@@ -64,7 +56,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
         admission: counts the RPCs of our services.
-        max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
         max_message_parts: of one request that is large; see ``message_parts``.
         tracing: makes spans of RPCs; None: nobody traces.
 
@@ -82,7 +73,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         gate: Callable[[], CellServeError | None],
         admission: RpcAdmission,
         *,
-        max_message_bytes: int,
         max_message_parts: int,
         tracing: Tracing | None = None,
     ) -> None:
@@ -94,7 +84,6 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._new_id = new_id
         self._gate = gate
-        self.max_message_bytes = max_message_bytes
         self._max_message_parts = max_message_parts
         self._log = structlog.get_logger("cellserve.rpc")
         self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
@@ -116,9 +105,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
-        call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call, self.max_message_bytes, self._max_message_parts)
-        encode = _counting_encoder(handler, call)
+        metrics = MethodMetrics(self._metrics, _type_of(handler), service, name)
+        decoder = RequestDecoder(
+            message_class_of(handler.request_deserializer), method, metrics.received, max_parts=self._max_message_parts
+        )
+        call = _Call(self, method, metrics, decoder)
+        decode, encode = None, _counting_encoder(handler, call)  # grpc hands on the bytes of requests as they are.
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
@@ -143,9 +135,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 class _Call:
     """One method's way through the interceptor."""
 
-    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics) -> None:
+    def __init__(
+        self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics, decoder: RequestDecoder
+    ) -> None:
         self.method = method
         self.metrics = metrics
+        self._decoder = decoder
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
         self.tracing = interceptor.tracing if self._own else None
@@ -157,7 +152,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome:
-                return await behaviour(_decoded(request, outcome.most_bytes), outcome.context)
+                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
@@ -166,7 +161,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
-                return await behaviour(_decoded(request, outcome.most_bytes), outcome.context)
+                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
@@ -177,7 +172,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _Outcome(self, context) as outcome:
-                async for answer in behaviour(_decoded(request, outcome.most_bytes), outcome.context):
+                async for answer in behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context):
                     yield answer
 
         return wrapped
@@ -202,10 +197,9 @@ class _Call:
     def leave(self, tenant: str) -> None:
         self._interceptor.admission.leave(tenant)
 
-    def most_bytes_of(self, tenant: str) -> int | None:
-        """The largest message of a tenant that may send less than others; None: it may send what all may."""
-        most = self._interceptor.admission.limits.of(tenant).max_message_bytes
-        return most if most < self._interceptor.max_message_bytes else None
+    def most_bytes_of(self, tenant: str) -> int:
+        """The largest message that a tenant may send."""
+        return self._interceptor.admission.limits.of(tenant).max_message_bytes
 
     def refused(self, error: CellServeError, context: Context) -> None:
         self._interceptor.refusals.note(error)
@@ -234,7 +228,7 @@ class _Outcome:
         self._call = call
         self._context = context
         self._entered = False
-        self.most_bytes: int | None = None
+        self.most_bytes = 0
         self._started = time.perf_counter()
         self._tracing: RpcTrace | None = None
         tracing = call.tracing
@@ -284,54 +278,6 @@ class _Outcome:
         self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
         await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
-
-
-def _decoded(request: Any, most_bytes: int | None) -> Any:
-    """The request, or the error that its bytes are; requests that come as a stream are looked at one by one.
-
-    Args:
-        most_bytes: that the caller may send, where that is less than others may.
-    """
-    if isinstance(request, _Undecodable):
-        raise request.error
-    if hasattr(request, "__aiter__"):
-        return _decoded_each(request, most_bytes)
-    if most_bytes is not None and (size := request.ByteSize()) > most_bytes:
-        raise _too_large(size, most_bytes)
-    return request
-
-
-async def _decoded_each(requests: AsyncIterator[Any], most_bytes: int | None) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _decoded(request, most_bytes)
-
-
-def _too_large(size_bytes: int, most_bytes: int) -> FieldInvalidError:
-    return FieldInvalidError(
-        f"request: expected at most {most_bytes} bytes (max_message_bytes); got {size_bytes}",
-        metadata={"quota": "max_message_bytes", "limit": str(most_bytes), "max_message_bytes": str(most_bytes)},
-    )
-
-
-def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: int) -> Callable[[bytes], Any]:
-    message_class, received = message_class_of(handler.request_deserializer), call.metrics.received
-    decode, counter = message_class.FromString, PartCounter(message_class.DESCRIPTOR)
-
-    def decoder(data: bytes) -> Any:
-        received.count += 1
-        # An error that is raised here would reach the caller as UNKNOWN.
-        if len(data) > max_bytes:
-            return _Undecodable(_too_large(len(data), max_bytes))
-        if len(data) > COUNTED_FROM_BYTES and counter.has_more_than(data, max_parts):
-            words = f"request: expected at most {max_parts} fields and messages within one message (max_message_parts)"
-            return _Undecodable(FieldInvalidError(words, metadata={"max_message_parts": str(max_parts)}))
-        try:
-            return decode(data)
-        except DecodeError:
-            words = f"request: the bytes are not the message that {call.method} takes"
-            return _Undecodable(FieldInvalidError(words))
-
-    return decoder
 
 
 def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
+import structlog
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError
 from cellserve.v1 import model_pb2, model_service_pb2_grpc, session_pb2
@@ -54,6 +55,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._loader = loader
         self._finder = finder
         self._stored = stored
+        self._log = structlog.get_logger("cellserve.models")
         self._defining_bytes: Counter[str] = Counter()  # by tenant: weights that are on their way
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
@@ -83,12 +85,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def LoadModel(self, request: messages.LoadModelRequest, context: Context) -> messages.LoadModelResponse:
         """Loads a version from the operator's folder."""
         require_right(context, ADMIN)
+        self._log.info("load_asked", name=request.name, tenant=tenant_of(context))
         model = await self._loader.load(self._models.locate(request.name))
         return messages.LoadModelResponse(model=self._message(model, tenant_of(context)))
 
     async def UnloadModel(self, request: messages.UnloadModelRequest, context: Context) -> messages.UnloadModelResponse:
         """Takes a version out of service."""
         require_right(context, ADMIN)
+        self._log.info("unload_asked", name=request.name, force=request.force, tenant=tenant_of(context))
         entry = self._models.unload(tenant_of(context), request.name, request.force)
         return messages.UnloadModelResponse(model=self._message(entry, tenant_of(context)))
 

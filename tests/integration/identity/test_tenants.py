@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,17 +18,23 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from cellserve.cells import BasicLSTMCell
-from cellserve.errors import CellServeError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from cellserve.errors import (
+    CellServeError,
+    FieldInvalidError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from cellserve.specs import describe, model_to_proto
 from cellserve.states import state_to_proto
 from cellserve.tensors import tensor_from_array
 from cellserve.v1 import model_service_pb2, peer_service_pb2, sequence_pb2, session_pb2, stream_pb2
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve_client import connect, rnn
-from tests.identities import TokenBook
+from tests.identities import TokenBook, metadata_of
 from tests.integration.identity.asking import Outcome, all_methods, ask
 from tests.integration.tls.using import Start
-from tests.servers import TEST_CONFIG, RunningApp
+from tests.servers import RPC_TIMEOUT_S, TEST_CONFIG, RunningApp, error_of_call
 
 UNITS, DEPTH = 3, 2
 MINE = "sessions/mine"
@@ -227,3 +234,11 @@ def test_the_right_that_is_missing_is_named(scene: Scene, name: str) -> None:
     error = ask(channel, METHODS[name], request, scene.plain)
     assert isinstance(error, PermissionDeniedError)
     assert error.message == "expected the right 'admin'; tenant 'shop' shows none"
+
+
+def test_what_strangers_send_is_not_even_decoded(scene: Scene) -> None:
+    """Garbage from them is told apart from nothing else."""
+    call: Any = scene.server.stubs.channel.unary_unary("/cellserve.v1.RecurrentService/Step")
+    for metadata, kind in (((), UnauthenticatedError), (metadata_of(scene.mine), FieldInvalidError)):
+        error = error_of_call(partial(call, b"\xff" * 1000, metadata=metadata, timeout=RPC_TIMEOUT_S))
+        assert type(error) is kind
