@@ -14,6 +14,9 @@ import grpc
 
 from cellserve.errors import CellServeError, FieldInvalidError, QuotaExceededError, TlsError
 
+# The quota that time frees.
+RATE_QUOTA = "max_steps_per_s"
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -59,10 +62,12 @@ class RetryPolicy:
 def is_retryable(error: CellServeError) -> bool:
     """Whether the same request may succeed soon: the server said after how long, or it was out of reach.
 
-    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting. Certificates
-    do not mend themselves either.
+    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting; but that of
+    steps a second does. Certificates do not mend themselves either.
     """
-    if isinstance(error, (QuotaExceededError, TlsError)):
+    if isinstance(error, TlsError) or (
+        isinstance(error, QuotaExceededError) and error.metadata.get("quota") != RATE_QUOTA
+    ):
         return False
     return error.retry_after_s is not None or error.code is grpc.StatusCode.UNAVAILABLE
 

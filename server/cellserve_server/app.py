@@ -42,6 +42,7 @@ from cellserve_server.edge.model_service import ModelService
 from cellserve_server.edge.peer_service import PeerService
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.requests import RequestMemory
+from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
@@ -60,8 +61,10 @@ from cellserve_server.models.repository import ModelRepository
 from cellserve_server.security.authentication import REFRESH_S, Authenticator
 from cellserve_server.security.certificates import CertificateFiles
 from cellserve_server.security.tls import PeerChannels, server_credentials
+from cellserve_server.step_rates import StepRates
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
+from cellserve_server.tenant_limits import TenantLimits
 from cellserve_server.tracing.opening import open_tracing
 
 if TYPE_CHECKING:
@@ -79,8 +82,8 @@ SWEEP_MAX_S = 60.0
 LAST_BYTES_S = 0.5
 # What is left for writing and letting go of sessions when running work has used the drain's time up, at least.
 LEAST_RELEASE_S = 1.0
-KEEPALIVE_S = 60
-PING_INTERVAL_MIN_S = 10
+# How often the file of quotas is looked at.
+QUOTAS_POLL_S = 5.0
 
 
 def steady_clock() -> Callable[[], float]:
@@ -109,11 +112,11 @@ class App:
         tracing: makes spans; None: as the settings say.
 
     Raises:
-        StartError: tracing is asked for and cannot be had.
+        StartError: tracing is asked for and cannot be had, or the file of quotas cannot be used.
 
     Attributes:
-        metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
-            within a program.
+        limits, metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a
+            server within a program.
         inspector: answers the inspector's pages; None: it is off, or not started.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
@@ -134,7 +137,8 @@ class App:
         self.refusals = Refusals(self.metrics.sessions, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
-        self.residents = Residents(config, self.models, self.metrics, clock, new_id)
+        self.limits = TenantLimits(config)
+        self.residents = Residents(config, self.models, self.metrics, clock, new_id, self.limits)
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
@@ -160,17 +164,24 @@ class App:
         self._config = config
         self._clock = clock
         self._new_id = new_id
-        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
+        self._rates = StepRates(config.max_steps_per_s, self.limits, clock)
+        self.streams = Streams(
+            config.max_streams,
+            self.limits,
+            self._rates,
+            self.keeping.finder,
+            self.operations,
+            self.refusals,
+            self._tracing,
+        )
         self.interceptor = RpcInterceptor(
             self.authenticator,
             self.metrics.rpcs,
             self.refusals,
             new_id,
             self._refusal,
-            max_rpcs=config.max_concurrent_rpcs,
-            max_message_bytes=config.max_message_bytes,
+            RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
             max_message_parts=config.max_message_parts,
-            retry_s=config.queue_full_retry_ms / 1000,
             tracing=self._tracing,
         )
         self._health = health.aio.HealthServicer()
@@ -248,6 +259,8 @@ class App:
         self._loading = False
         self._begin("sweeper", self._sweep_models())
         self._begin("model-watch", self._watch_models())
+        if self._config.quotas_file:
+            self._begin("quotas-watch", self._watch_quotas())
         if self.authenticator.is_asked:
             self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
@@ -278,13 +291,20 @@ class App:
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(
-                config, self.keeping.finder, self.operations, self.streams, requests, self._new_id, self._tracing
+                self.limits,
+                self._rates,
+                self.keeping.finder,
+                self.operations,
+                self.streams,
+                requests,
+                self._new_id,
+                self._tracing,
             ),
             server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(
-                config,
+                self.limits,
                 self.models,
                 self.loader,
                 self.keeping.finder,
@@ -346,7 +366,7 @@ class App:
             draining=lambda: self._draining,
             models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),
         )
-        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.active, streams=lambda: len(self.streams))
+        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.admission.active, streams=lambda: len(self.streams))
 
     async def _set_health(self, serving: bool) -> None:
         self._is_healthy = serving
@@ -382,6 +402,11 @@ class App:
             await asyncio.sleep(self._config.models_poll_s)
             await self.loader.poll()
 
+    async def _watch_quotas(self) -> None:
+        while True:
+            await asyncio.sleep(QUOTAS_POLL_S)
+            self.limits.refresh()
+
     async def look_at_identities(self) -> None:
         """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
         await asyncio.to_thread(self.authenticator.refresh)
@@ -412,16 +437,18 @@ class App:
         timeout_s = self._config.drain_timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
         self._draining = True
-        self._log.info("draining", rpcs=self.interceptor.active, runs=self.engine.queue.runs, timeout_s=timeout_s)
+        self._log.info(
+            "draining", rpcs=self.interceptor.admission.active, runs=self.engine.queue.runs, timeout_s=timeout_s
+        )
         await self._health.enter_graceful_shutdown()
         self.streams.tell_draining(timeout_s)
         await self.engine.drain(timeout_s)
         self.streams.finish()
         left_s = max(timeout_s - (time.monotonic() - started), 0.0)
         try:
-            await asyncio.wait_for(self.interceptor.wait_idle(), left_s)
+            await asyncio.wait_for(self.interceptor.admission.wait_idle(), left_s)
         except TimeoutError:
-            self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
+            self._log.warning("drain_timeout", rpcs_left=self.interceptor.admission.active)
         left_s = max(timeout_s - (time.monotonic() - started), LEAST_RELEASE_S)
         is_written = await self.keeping.release_all(left_s)
         self._log.info("drained", seconds=round(time.monotonic() - started, 3))
@@ -430,7 +457,10 @@ class App:
     def note_forced(self) -> None:
         """Logs what a stop cuts off that does not wait for the drain."""
         self._log.warning(
-            "drain_forced", rpcs=self.interceptor.active, runs=self.engine.queue.runs, streams=len(self.streams)
+            "drain_forced",
+            rpcs=self.interceptor.admission.active,
+            runs=self.engine.queue.runs,
+            streams=len(self.streams),
         )
 
     async def stop(self) -> None:
@@ -447,11 +477,21 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
         # The interceptor refuses what is above the limit, with a status of ours; grpc's own refusal is seen by nobody.
         ("grpc.max_receive_message_length", min(2 * config.max_message_bytes, INT32_MAX)),
         ("grpc.max_send_message_length", config.max_message_bytes),
-        ("grpc.max_concurrent_streams", config.max_concurrent_rpcs),
+        # What one connection has more waits at the client. In grpc's own line, which knows no turns, others would wait.
+        ("grpc.max_concurrent_streams", min(config.max_connection_rpcs, config.max_concurrent_rpcs)),
         # grpc cancels, without a word, what comes while a thousand calls wait to be looked at; our limit has words.
         ("grpc.server.max_pending_requests", config.max_concurrent_rpcs),
         ("grpc.server.max_pending_requests_hard_limit", 2 * config.max_concurrent_rpcs),
-        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_time_ms", round(config.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_S * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(config.min_ping_interval_s * 1000)),
+        ("grpc.max_connection_idle_ms", _ms_or_never(config.max_connection_idle_s)),
+        ("grpc.max_connection_age_ms", _ms_or_never(config.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", round(config.max_connection_age_grace_s * 1000)),
     ]
+
+
+def _ms_or_never(seconds: float) -> int:
+    """Milliseconds as grpc takes them; 0 seconds: never."""
+    return round(seconds * 1000) if seconds else INT32_MAX

@@ -19,10 +19,21 @@ TENANT_PLACES = ("", "cn", "uri")
 TRACINGS = ("off", "otlp", "console")
 
 
+# How a limit holds for a single tenant: of what is SHARED it has a part, in all; what is OF_ONE message, session or
+# stream is the same for it. Both may be lowered for it by the file of quotas.
+SHARED, OF_ONE = "shared", "of one"
+
+
 def _setting(
-    default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None, *, secret: bool = False
+    default: Any,
+    help_text: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    secret: bool = False,
+    tenant: str = "",
 ) -> Any:
-    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum}
+    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum, "tenant": tenant}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -106,26 +117,71 @@ class ServerConfig:
     )
 
     # Messages
-    max_message_bytes: int = _setting(16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB)
+    max_message_bytes: int = _setting(
+        16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB, tenant=OF_ONE
+    )
     max_message_parts: int = _setting(
         262_144,
         "Fields, and messages within it, of a message above 1 MiB: tensors are one each, small ones take a hundred "
         "times their bytes of memory.",
         1024,
     )
-    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1, INT32_MAX)
-    max_rows: int = _setting(4096, "The rows (batch size) of one session, call or sequence.", 1, INT32_MAX)
+    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1, INT32_MAX, tenant=OF_ONE)
+    max_rows: int = _setting(
+        4096, "The rows (batch size) of one session, call or sequence.", 1, INT32_MAX, tenant=OF_ONE
+    )
     max_concurrent_rpcs: int = _setting(
         4096,
-        "RPCs under way at once. More on one connection wait in HTTP/2; more in all are refused with QUEUE_FULL.",
+        "RPCs under way at once; more are refused with QUEUE_FULL.",
         1,
         INT32_MAX,
+        tenant=SHARED,
+    )
+
+    # Connections
+    max_connection_rpcs: int = _setting(
+        100, "RPCs under way at once on one connection; more wait at the client, by HTTP/2's own means.", 1, INT32_MAX
+    )
+    keepalive_s: float = _setting(
+        60.0, "After how long a silent connection is asked whether it is still there, in seconds.", 1, DAY_S
+    )
+    keepalive_timeout_s: float = _setting(
+        20.0, "How long the answer to that may take until the connection counts as lost, in seconds.", 1, DAY_S
+    )
+    min_ping_interval_s: float = _setting(
+        10.0, "Clients that ping a silent connection more often, again and again, are cut off; in seconds.", 0, DAY_S
+    )
+    max_connection_idle_s: float = _setting(
+        3600.0, "After how long without an RPC a connection is closed, in seconds; 0: never.", 0, DAY_S
+    )
+    max_connection_age_s: float = _setting(
+        0.0,
+        "After how long connections are asked to be made anew, in seconds, so that clients spread over new replicas; "
+        "0: never.",
+        0,
+        30 * DAY_S,
+    )
+    max_connection_age_grace_s: float = _setting(
+        60.0, "How long RPCs on such a connection, streams too, may go on, in seconds.", 1, DAY_S
     )
 
     # Queue and ticks
-    max_queued_runs: int = _setting(16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1)
-    max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024)
+    max_queued_runs: int = _setting(
+        16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1, tenant=SHARED
+    )
+    max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024, tenant=SHARED)
+    max_steps_per_s: float = _setting(
+        0.0,
+        "Steps a second, time steps of sequences too: more in streams wait, in calls are refused; 0: as many as the "
+        "machine can.",
+        0,
+        1e9,
+        tenant=SHARED,
+    )
     max_tick_rows: int = _setting(1024, "Rows that one tick takes at most (a larger run is taken alone).", 1)
+    max_shared_tick_rows: int = _setting(
+        128, "The same while several tenants have work: so long one waits for another's tick.", 1
+    )
     max_chunk_steps: int = _setting(
         32, "Time steps by which a tick moves longer runs on at most; a Step waits for no more of them.", 1, 10_000
     )
@@ -151,9 +207,19 @@ class ServerConfig:
         "Sessions in memory. With a store idle ones leave it for others, and there may be twice as many for a while; "
         "without one more are refused.",
         1,
+        tenant=SHARED,
     )
     max_state_bytes: int = _setting(
-        4096 * MIB, "Bytes of the states of the sessions in memory, both copies counted; as with --max-sessions.", 1024
+        4096 * MIB,
+        "Bytes of the states of the sessions in memory, both copies counted; as with --max-sessions.",
+        1024,
+        tenant=SHARED,
+    )
+    max_state_rows: int = _setting(
+        16 * MIB, "Rows of the sessions in memory; as with --max-sessions.", 1, tenant=SHARED
+    )
+    max_stored_sessions: int = _setting(
+        10_000_000, "Sessions of one tenant with a store, those that are in the store alone too.", 1, tenant=OF_ONE
     )
     default_ttl_s: float = _setting(3600.0, "How long an unused session lives when it does not say, in seconds.", 0.001)
     max_ttl_s: float = _setting(
@@ -211,8 +277,23 @@ class ServerConfig:
     stream_window_bytes: int = _setting(
         64 * MIB, "Bytes of the inputs and outputs of these Steps before the server stops reading.", 1024
     )
-    max_stream_groups: int = _setting(256, "Groups of one stream.", 1)
-    max_stream_handles: int = _setting(1_048_576, "Handles of one stream.", 1)
+    max_streams: int = _setting(2048, "Streams that are open at once.", 1, tenant=SHARED)
+    max_stream_groups: int = _setting(256, "Groups of one stream.", 1, tenant=OF_ONE)
+    max_stream_handles: int = _setting(1_048_576, "Handles of one stream.", 1, tenant=OF_ONE)
+
+    # Tenants
+    tenant_share: float = _setting(
+        0.5,
+        "The part of each limit of sessions, states, queue, steps a second, streams and RPCs that one tenant may take. "
+        "Callers without an identity are one tenant, which may take all.",
+        0.001,
+        1,
+    )
+    quotas_file: str = _setting(
+        "",
+        "A TOML file with other limits of tenants, of the settings' names, under [every_tenant] and [tenants.NAME]; "
+        "it is read again when it changes.",
+    )
 
     # Models
     max_defined_models: int = _setting(64, "Models that clients define, of one tenant.", 0)

@@ -224,7 +224,7 @@ class Served:
         except AssertionError as error:
             raise Finding(f"others were harmed: {error}") from error
         tasks = len(asyncio.all_tasks(self.loop))
-        runs, rpcs, streams = self.app.engine.queue.runs, self.app.interceptor.active, len(self.app.streams)
+        runs, rpcs, streams = self.app.engine.queue.runs, self.app.interceptor.admission.active, len(self.app.streams)
         if tasks > self._tasks or runs or rpcs or streams:
             raise Finding(
                 f"left behind: {tasks} tasks, of which {self._tasks} were there, {rpcs} RPCs, {runs} runs, "

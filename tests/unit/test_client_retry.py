@@ -74,6 +74,8 @@ def reached(policy: RetryPolicy = RetryPolicy()) -> Retrier:  # noqa: B008
         (StoreUnavailableError("no store"), True),
         (QueueFullError("full", retry_after_s=0.05), True),
         (QuotaExceededError("too many", retry_after_s=5), False),
+        (QuotaExceededError("too many", retry_after_s=5, metadata={"quota": "max_sessions"}), False),
+        (QuotaExceededError("too fast", retry_after_s=5, metadata={"quota": "max_steps_per_s"}), True),
         (QuotaExceededError("too many"), False),
         (SessionNotFoundError("none"), False),
         (StepOutOfOrderError("other step"), False),

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cellserve_server.engine.scheduler import Scheduler
+from cellserve_server.engine.scheduler import LEAST_SHARE_ROWS, MEMORY_TICKS, Scheduler
 
 STEPS, RUNS = "steps", "runs"
 TestedScheduler = Scheduler[str, str, str]
@@ -175,3 +175,58 @@ def test_everything_is_taken_once_and_in_its_clients_order(seed: int) -> None:
     assert set(left.values()) == {0}
     for (lane, queue, _), names in wanted.items():
         assert [name for name in order[lane, queue] if name in names] == names
+
+
+def test_tenants_share_a_tick_whatever_the_number_of_their_clients() -> None:
+    scheduler: TestedScheduler = Scheduler(8)
+    for number in range(20):
+        scheduler.add("lane", STEPS, f"client {number}", "greedy", 1, 50, tenant="greedy")
+    scheduler.add("lane", STEPS, "client", "modest", 1, 12, tenant="modest")
+    for _ in range(3):
+        _, _, taken = scheduler.next_tick()
+        rows = {name: sum(entry.positions for entry in taken if entry.item == name) for name in ("greedy", "modest")}
+        assert rows == {"greedy": 4, "modest": 4}
+
+
+def test_a_tenants_many_queues_hold_no_other_tenant_up() -> None:
+    scheduler: TestedScheduler = Scheduler(8)
+    for number in range(20):
+        for client in range(20):
+            scheduler.add("lane", f"{number} rows", f"client {client}", "greedy", 1, 50, tenant="greedy")
+    scheduler.add("lane", "other rows", "client", "modest", 1, tenant="modest")
+    assert [scheduler.next_tick()[2][0].item for _ in range(2)].count("modest") == 1
+
+
+def test_while_there_are_several_tenants_ticks_are_smaller() -> None:
+    scheduler: TestedScheduler = Scheduler(64, 8)
+    sizes = []
+
+    def tick() -> None:
+        _, _, taken = scheduler.next_tick()
+        sizes.append(sum(entry.positions for entry in taken))
+
+    scheduler.add("lane", STEPS, "client", "step", 1, 10**6, tenant="greedy")
+    tick()
+    scheduler.add("another lane", STEPS, "client", "modest", 1, tenant="modest")
+    for _ in range(MEMORY_TICKS):
+        scheduler.add("lane", STEPS, "client", "step", 1, tenant="greedy")
+        tick()
+    assert sizes[0] == 64
+    assert set(sizes[1:]) == {8, 1}, "the modest one may come back at any moment"
+    for _ in range(2):
+        scheduler.add("lane", STEPS, "client", "step", 1, tenant="greedy")
+        tick()
+    assert sizes[-1] == 64, "it has not come for long"
+
+
+def test_a_part_of_a_tick_is_worth_a_message() -> None:
+    scheduler: TestedScheduler = Scheduler(8 * LEAST_SHARE_ROWS)
+    for number in range(100):
+        scheduler.add("lane", STEPS, f"client {number}", str(number), 1, 1000)
+    served: dict[str, int] = {}
+    for _ in range(13):
+        _, _, taken = scheduler.next_tick()
+        assert {entry.positions for entry in taken} == {LEAST_SHARE_ROWS}
+        for entry in taken:
+            served[entry.item] = served.get(entry.item, 0) + 1
+    assert len(served) == 100, "in turn"

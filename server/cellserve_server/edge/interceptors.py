@@ -16,7 +16,6 @@ from cellserve.errors import (
     STATUS_DETAILS_KEY,
     CellServeError,
     InternalError,
-    QueueFullError,
     UnimplementedError,
     status_of,
 )
@@ -24,6 +23,7 @@ from cellserve_server.edge.lasting import LastingCalls
 from cellserve_server.edge.message_parts import message_class_of
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.request_bytes import RequestDecoder
+from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
 from cellserve_server.security.authentication import Authenticator
@@ -55,14 +55,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         new_id: makes the ids under which bugs are logged.
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
-        max_rpcs: RPCs of our services under way at once.
-        max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
+        admission: counts the RPCs of our services.
         max_message_parts: of one request that is large; see ``message_parts``.
-        retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
         tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
-        active: RPCs of our services that are under way.
+        admission: as given.
         lasting: those of them that are streams.
     """
 
@@ -73,14 +71,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         refusals: Refusals,
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
+        admission: RpcAdmission,
         *,
-        max_rpcs: int,
-        max_message_bytes: int,
         max_message_parts: int,
-        retry_s: float,
         tracing: Tracing | None = None,
     ) -> None:
-        self.active = 0
+        self.admission = admission
         self.authenticator = authenticator
         self.lasting = LastingCalls(authenticator.require_good)
         self.tracing = tracing
@@ -88,18 +84,9 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._new_id = new_id
         self._gate = gate
-        self.max_rpcs = max_rpcs
-        self._max_message_bytes = max_message_bytes
         self._max_message_parts = max_message_parts
-        self._retry_s = retry_s
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._log = structlog.get_logger("cellserve.rpc")
         self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
-
-    async def wait_idle(self) -> None:
-        """Waits until no RPC of our services is under way."""
-        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -120,11 +107,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         service, _, name = method.removeprefix("/").partition("/")
         metrics = MethodMetrics(self._metrics, _type_of(handler), service, name)
         decoder = RequestDecoder(
-            message_class_of(handler.request_deserializer),
-            method,
-            metrics.received,
-            max_bytes=self._max_message_bytes,
-            max_parts=self._max_message_parts,
+            message_class_of(handler.request_deserializer), method, metrics.received, max_parts=self._max_message_parts
         )
         call = _Call(self, method, metrics, decoder)
         decode, encode = None, _counting_encoder(handler, call)  # grpc hands on the bytes of requests as they are.
@@ -137,24 +120,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
         return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
 
-    def enter(self, *, is_for_peers: bool) -> None:
+    def enter(self, tenant: str, *, is_for_peers: bool) -> None:
         """An RPC of our services begins; what other replicas ask for they get even while the gate is shut."""
         error = None if is_for_peers else self._gate()
         if error is not None:
             raise error
-        if self.active >= self.max_rpcs:
-            raise QueueFullError(
-                f"expected at most {self.max_rpcs} RPCs at once (max_concurrent_rpcs); this would be one more",
-                retry_after_s=self._retry_s,
-            )
-        self.active += 1
-        self._idle.clear()
-
-    def leave(self) -> None:
-        """An RPC that entered ends."""
-        self.active -= 1
-        if self.active == 0:
-            self._idle.set()
+        self.admission.enter(tenant)
 
     def internal(self, method: str, tenant: str, error: Exception) -> InternalError:
         """Logs a bug of ours and makes what the caller sees of it: an id."""
@@ -181,7 +152,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome:
-                return await behaviour(self._decoder.decoded(request), outcome.context)
+                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
@@ -190,7 +161,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
-                return await behaviour(self._decoder.decoded(request), outcome.context)
+                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
@@ -201,7 +172,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _Outcome(self, context) as outcome:
-                async for answer in behaviour(self._decoder.decoded(request), outcome.context):
+                async for answer in behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context):
                     yield answer
 
         return wrapped
@@ -217,14 +188,18 @@ class _Call:
             return FOR_ANYBODY
         return self._interceptor.authenticator.of_rpc(context.invocation_metadata() or (), context.auth_context)
 
-    def enter(self) -> bool:
+    def enter(self, tenant: str) -> bool:
         """Begins; whether ``leave`` is due."""
         if self._own:
-            self._interceptor.enter(is_for_peers=self._is_for_peers)
+            self._interceptor.enter(tenant, is_for_peers=self._is_for_peers)
         return self._own
 
-    def leave(self) -> None:
-        self._interceptor.leave()
+    def leave(self, tenant: str) -> None:
+        self._interceptor.admission.leave(tenant)
+
+    def most_bytes_of(self, tenant: str) -> int:
+        """The largest message that a tenant may send."""
+        return self._interceptor.admission.limits.of(tenant).max_message_bytes
 
     def refused(self, error: CellServeError, context: Context) -> None:
         self._interceptor.refusals.note(error)
@@ -253,6 +228,7 @@ class _Outcome:
         self._call = call
         self._context = context
         self._entered = False
+        self.most_bytes = 0
         self._started = time.perf_counter()
         self._tracing: RpcTrace | None = None
         tracing = call.tracing
@@ -263,14 +239,15 @@ class _Outcome:
         try:
             self.grant = self._call.identify(self._context)
             self.context = IdentifiedContext(self._context, self.grant.identity)
-            self._entered = self._call.enter()
+            self._entered = self._call.enter(self.grant.identity.tenant)
         except CellServeError as error:
             await self.__aexit__(type(error), error, None)
+        self.most_bytes = self._call.most_bytes_of(self.grant.identity.tenant)
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._entered:
-            self._call.leave()
+            self._call.leave(self.grant.identity.tenant)
         seconds = time.perf_counter() - self._started
         if isinstance(error, NotImplementedError):
             error = self._call.not_implemented(error)

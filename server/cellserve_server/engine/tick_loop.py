@@ -46,7 +46,9 @@ class TickLoop:
         owner: Owner,
     ) -> None:
         # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
-        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(config.max_tick_rows)
+        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(
+            config.max_tick_rows, config.max_shared_tick_rows
+        )
         self._wake = asyncio.Event()
         self._computing = Computing(config.inline_tick_us)
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
@@ -68,18 +70,21 @@ class TickLoop:
     def add_block(self, lane: Lane, block: StepBlock) -> None:
         """Takes a block, whose sessions are idle; they are its from now on."""
         block.occupy()
-        self._scheduler.add(lane, block.seats, block.client, block, block.seats.rows, len(block))
+        tenant, client = block.client
+        self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant)
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
         """Takes a prepared run. A single step of a session goes with the blocks, all else by chunks."""
         seats = run.session.seats if run.session is not None and run.is_plain_step else None
-        self._scheduler.add(lane, seats, run.client, run, run.rows)
+        tenant, client = run.client
+        self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant)
         self._wake.set()
 
     def _go_on(self, lane: Lane, run: Run) -> None:
         """A run has steps left."""
-        self._scheduler.add(lane, None, run.client, run, run.rows)
+        tenant, client = run.client
+        self._scheduler.add(lane, None, client, run, run.rows, tenant=tenant)
 
     async def _loop(self) -> None:
         while True:
