@@ -132,7 +132,7 @@ $(AUDIT): requirements-audit.txt
 $(IMAGE): constraints.txt $(PACKAGES:%=%/pyproject.toml)
 	$(make_environment)
 	@echo "Installing what the image has into $(@D) (once) ..."
-	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt ./proto './server[redis,tracing]' './client[cli]'
+	@$(@D)/bin/$(PIP_INSTALL) -c constraints.txt ./proto './server[auth,redis,tracing]' './client[cli]'
 	@$(@D)/bin/python -m pip uninstall -qq -y pip setuptools
 	@rm -rf {proto,server,client}/build
 	@touch $@

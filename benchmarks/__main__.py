@@ -40,6 +40,7 @@ NAMES = (
     "idle",
     "durability",
     "observability",
+    "fairness",
 )
 BENCHMARK_TIMEOUT_S = 300.0
 FAILED = 1

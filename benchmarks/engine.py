@@ -23,6 +23,7 @@ from cellserve.tensors import Array
 from cellserve_client import rnn
 from cellserve_server.engine.blocks import StepBlock
 from cellserve_server.engine.ticks import Part, commit, gather
+from cellserve_server.keys import NOBODY
 from cellserve_server.sessions.seats import LIFE, Seats
 
 CELLS: tuple[tuple[str, CellDescription, int], ...] = (
@@ -93,7 +94,7 @@ def tick_of(cell: CellDescription, width: int, rows: int) -> Callable[[], None]:
         deadlines=None,
         positions=np.arange(rows),
         sink=_Nobody(),
-        client="benchmark",
+        client=NOBODY,
         step_bytes=0,
     )
     part = Part(block, slice(0, rows))

@@ -67,6 +67,7 @@ TARGETS = (
     Target("observability", "metrics_low", "at most", 1.03, "server CPU with metrics, x without (interval's low end)"),
     Target("observability", "tracing_off_low", "at most", 1.01, "with tracing off, x without tracing (low end)"),
     Target("observability", "inspector_low", "at most", 1.05, "a session inspected, x nobody looks (low end)"),
+    Target("fairness", "ratio_p99", "at most", 2.0, "p99 of a tenant beside a greedy one, x alone"),
     Target("idle", "cpu_percent", "at most", 0.1, "server CPU with 10,000 idle sessions, % of a core"),
 )
 

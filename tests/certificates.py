@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from cellserve_client import TlsSettings
 from cellserve_server.config import ServerConfig
 
 HOSTS = ("localhost", "127.0.0.1")
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
+FAR_AHEAD = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -49,18 +55,42 @@ class Authority:
         self.key = folder / "ca.key"
         self._ca.private_key_pem.write_to_path(str(self.key))
 
-    def issue(self, name: str, *hosts: str, until: datetime | None = None) -> Pair:
+    def issue(self, name: str, *hosts: str, until: datetime | None = None, common_name: str | None = None) -> Pair:
         """Issues a certificate.
 
         Args:
             name: of its files.
             hosts: that it is for; without any, those of this machine.
             until: when it ends; None: in the far future.
+            common_name: of its subject; None: it has none.
         """
-        issued = self._ca.issue_cert(*(hosts or HOSTS), not_after=until)
+        issued = self._ca.issue_cert(*(hosts or HOSTS), not_after=until, common_name=common_name)
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         pair.cert.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(str(pair.key))
+        pair.key.chmod(0o600)
+        return pair
+
+    def issue_to_uris(self, name: str, *uris: str) -> Pair:
+        """Issues a certificate that is for URIs, as SPIFFE's are.
+
+        Args:
+            name: of its files.
+        """
+        issuer = x509.load_pem_x509_certificate(self.file.read_bytes())
+        issuers_key: Any = load_pem_private_key(self.key.read_bytes(), None)
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+        signed = (
+            x509.CertificateBuilder(issuer.subject, x509.Name([]), key.public_key(), x509.random_serial_number())
+            .not_valid_before(LONG_AGO)
+            .not_valid_after(FAR_AHEAD)
+            .add_extension(names, critical=True)
+            .sign(issuers_key, SHA256())
+        )
+        pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
+        pair.cert.write_bytes(signed.public_bytes(Encoding.PEM))
+        pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         pair.key.chmod(0o600)
         return pair
 

@@ -28,9 +28,9 @@ class GatedNetwork:
 
     @classmethod
     @contextmanager
-    def over(cls, server: RunningApp, model_name: str) -> Iterator[GatedNetwork]:
+    def over(cls, server: RunningApp, model_name: str, tenant: str = TENANT) -> Iterator[GatedNetwork]:
         """Puts a gate before a model of a server; at the end it is opened and taken away."""
-        model = server.loop.call(lambda: server.app.models.resolve(TENANT, model_name))
+        model = server.loop.call(lambda: server.app.models.resolve(tenant, model_name))
         network = model.network
         gate = cls(network)
         model.network = gate

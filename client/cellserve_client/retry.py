@@ -14,7 +14,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from cellserve.errors import CellServeError, FieldInvalidError, QuotaExceededError, TlsError
+from cellserve.errors import CellServeError, FieldInvalidError, QuotaExceededError, ResourceExhaustedError, TlsError
+
+# The quota that time frees.
+RATE_QUOTA = "max_steps_per_s"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class RetryPolicy:
         first_delay_s: the longest first wait, in seconds; it doubles with every attempt.
         max_delay_s: the longest wait, in seconds, unless the server asks for more.
         budget_retries: how many retries a connection makes before the budget is empty, of what was not taken because
-            the server was out of reach or stopping.
+            the server was out of reach or stopping, or the tenant's rate was used up.
         budget_refusals: the same of what the server refused for now, as its queue was full. Both are of one server.
         budget_refund: how much of a retry each success gives back, to both: in the long run there is at most one retry
             for ten successes.
@@ -66,10 +69,12 @@ class RetryPolicy:
 def is_retryable(error: CellServeError) -> bool:
     """Whether the same request may succeed soon: the server said after how long, or it was out of reach.
 
-    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting. Certificates
-    do not mend themselves either.
+    A quota is not retried, whatever the server says: it frees itself by what callers end, not by waiting; but that of
+    steps a second does. Certificates do not mend themselves either.
     """
-    if isinstance(error, (QuotaExceededError, TlsError)):
+    if isinstance(error, TlsError) or (
+        isinstance(error, QuotaExceededError) and error.metadata.get("quota") != RATE_QUOTA
+    ):
         return False
     return error.retry_after_s is not None or error.code is grpc.StatusCode.UNAVAILABLE
 
@@ -123,7 +128,9 @@ class Retrier:
             attempt: its number, from 1.
             remaining_s: the time until the request's deadline; a wait that would pass it is not begun.
         """
-        budget = self._lost if error.code is grpc.StatusCode.UNAVAILABLE else self._refused
+        # A tenant that waits for its own rate is no overload.
+        is_overload = isinstance(error, ResourceExhaustedError) and not isinstance(error, QuotaExceededError)
+        budget = self._refused if is_overload else self._lost
         if not is_retryable(error) or self._is_last(error, attempt) or budget.retries < 1:
             return None
         delay_s = self.pause_s(error, attempt)

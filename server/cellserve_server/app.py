@@ -32,6 +32,7 @@ from cellserve_server.binding import (
     advertised_address,
     bind_error,
     host_port,
+    identity_warnings,
     is_loopback,
     require_private_or_insecure,
 )
@@ -41,9 +42,11 @@ from cellserve_server.edge.model_service import ModelService
 from cellserve_server.edge.peer_service import PeerService
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.requests import RequestMemory
+from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
+from cellserve_server.http.door import Door
 from cellserve_server.http.metrics_page import MetricsPage
 from cellserve_server.inspector.inspector import Inspector, ServerFacts
 from cellserve_server.inspector.pages import InspectorPages
@@ -55,10 +58,13 @@ from cellserve_server.metrics import Metrics
 from cellserve_server.models.loaded_model import ModelState
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import ModelRepository
+from cellserve_server.security.authentication import REFRESH_S, Authenticator
 from cellserve_server.security.certificates import CertificateFiles
 from cellserve_server.security.tls import PeerChannels, server_credentials
+from cellserve_server.step_rates import StepRates
 from cellserve_server.stores.base import Store
 from cellserve_server.stores.opening import make_store
+from cellserve_server.tenant_limits import TenantLimits
 from cellserve_server.tracing.opening import open_tracing
 
 if TYPE_CHECKING:
@@ -76,8 +82,8 @@ SWEEP_MAX_S = 60.0
 LAST_BYTES_S = 0.5
 # What is left for writing and letting go of sessions when running work has used the drain's time up, at least.
 LEAST_RELEASE_S = 1.0
-KEEPALIVE_S = 60
-PING_INTERVAL_MIN_S = 10
+# How often the file of quotas is looked at.
+QUOTAS_POLL_S = 5.0
 
 
 def steady_clock() -> Callable[[], float]:
@@ -106,11 +112,11 @@ class App:
         tracing: makes spans; None: as the settings say.
 
     Raises:
-        StartError: tracing is asked for and cannot be had.
+        StartError: tracing is asked for and cannot be had, or the file of quotas cannot be used.
 
     Attributes:
-        metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a server
-            within a program.
+        limits, metrics, refusals, models, loader, operations, engine, streams, interceptor: the parts, for who runs a
+            server within a program.
         inspector: answers the inspector's pages; None: it is off, or not started.
         failed: set when the engine has died of a bug: the server is of no more use.
     """
@@ -124,17 +130,20 @@ class App:
         store: Store | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        world_clock = clock or time.time
         clock = clock or steady_clock()
         new_id = new_id or random_ids()
         self.metrics = Metrics()
         self.refusals = Refusals(self.metrics.sessions, clock)
         self.models = ModelRepository(Path(config.models), config, clock)
         self.loader = ModelLoader(self.models, Path(config.models))
-        self.residents = Residents(config, self.models, self.metrics, clock, new_id)
+        self.limits = TenantLimits(config)
+        self.residents = Residents(config, self.models, self.metrics, clock, new_id, self.limits)
         self.engine = self.residents.engine
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
         self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
+        self.authenticator = Authenticator(config, self.metrics.registry, world_clock)
         self.keeping = Keeping(
             config,
             store,
@@ -155,16 +164,24 @@ class App:
         self._config = config
         self._clock = clock
         self._new_id = new_id
-        self.streams = Streams(config, self.keeping.finder, self.operations, self.refusals, self._tracing)
+        self._rates = StepRates(config.max_steps_per_s, self.limits, clock)
+        self.streams = Streams(
+            config.max_streams,
+            self.limits,
+            self._rates,
+            self.keeping.finder,
+            self.operations,
+            self.refusals,
+            self._tracing,
+        )
         self.interceptor = RpcInterceptor(
+            self.authenticator,
             self.metrics.rpcs,
             self.refusals,
             new_id,
             self._refusal,
-            max_rpcs=config.max_concurrent_rpcs,
-            max_message_bytes=config.max_message_bytes,
+            RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
             max_message_parts=config.max_message_parts,
-            retry_s=config.queue_full_retry_ms / 1000,
             tracing=self._tracing,
         )
         self._health = health.aio.HealthServicer()
@@ -176,7 +193,7 @@ class App:
         self.inspector: Inspector | None = None
         self._exit = contextlib.AsyncExitStack()
         self._log = structlog.get_logger("cellserve.app")
-        self._show_in_metrics(store)
+        self._store = store
 
     @property
     def port(self) -> int:
@@ -218,6 +235,7 @@ class App:
             raise
 
     async def _start(self) -> None:
+        self._show_in_metrics()
         self.models.on_unload = self.residents.end_sessions_of
         self.models.on_drop = self.engine.lanes.forget
         if self._tracing is not None:
@@ -241,7 +259,13 @@ class App:
         self._loading = False
         self._begin("sweeper", self._sweep_models())
         self._begin("model-watch", self._watch_models())
+        if self._config.quotas_file:
+            self._begin("quotas-watch", self._watch_quotas())
+        if self.authenticator.is_asked:
+            self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
+        for event, advice in identity_warnings(self._config):
+            self._log.warning(event, host=self._config.host, advice=advice)
         has_tls = self._certificates is not None
         self._log.info(
             "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()
@@ -267,13 +291,20 @@ class App:
         requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(
-                config, self.keeping.finder, self.operations, self.streams, requests, self._new_id, self._tracing
+                self.limits,
+                self._rates,
+                self.keeping.finder,
+                self.operations,
+                self.streams,
+                requests,
+                self._new_id,
+                self._tracing,
             ),
             server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(
-                config,
+                self.limits,
                 self.models,
                 self.loader,
                 self.keeping.finder,
@@ -293,21 +324,23 @@ class App:
         if port == -1:
             return
         inspector = self._make_inspector() if self._config.inspector else None
+        door = Door(self.authenticator) if self.authenticator.is_asked else None
         try:
-            self._page = MetricsPage(self.metrics.registry, host, port, inspector)
+            self._page = MetricsPage(self.metrics.registry, host, port, inspector, door)
         except (OSError, OverflowError, UnicodeError) as error:
             is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             if self._config.port != 0 or not is_taken:
                 raise bind_error("--http-port", host, port) from error
             # Who takes any port for the server takes any for its page: several servers on one machine, tests say.
-            self._page = MetricsPage(self.metrics.registry, host, 0, inspector)
+            self._page = MetricsPage(self.metrics.registry, host, 0, inspector, door)
             self._log.warning("metrics_port_taken", wanted=port, got=self._page.port)
         self._exit.push_async_callback(asyncio.to_thread, self._page.close)
         self._begin("loop-lag", self.metrics.server.loop_lag.sample(time.perf_counter, asyncio.sleep))
         url = f"http://{host_port(host, self._page.port)}"
         self._log.info("metrics_page", url=f"{url}/metrics")
         if inspector is not None:
-            self._log.info("inspector", url=f"{url}/inspector/", seen_by="everyone who reaches this address")
+            who = "who reaches this address" if door is None else "with a token that has the right to metrics"
+            self._log.info("inspector", url=f"{url}/inspector/", seen_by=f"everyone {who}")
 
     def _make_inspector(self) -> InspectorPages:
         config = self._config
@@ -323,9 +356,9 @@ class App:
         task = asyncio.create_task(work, name=f"cellserve-{name}")
         self._exit.callback(task.cancel)
 
-    def _show_in_metrics(self, store: Store) -> None:
-        durability = "memory" if store.is_volatile else self._config.durability
-        self.metrics.server.declare(self._config, store=store.url.partition(":")[0], durability=durability)
+    def _show_in_metrics(self) -> None:
+        durability = "memory" if self._store.is_volatile else self._config.durability
+        self.metrics.server.declare(self._config, store=self._store.url.partition(":")[0], durability=durability)
         loop = asyncio.get_running_loop()
         self.metrics.server.watch(
             tasks=lambda: len(asyncio.all_tasks(loop)),
@@ -333,7 +366,7 @@ class App:
             draining=lambda: self._draining,
             models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),
         )
-        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.active, streams=lambda: len(self.streams))
+        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.admission.active, streams=lambda: len(self.streams))
 
     async def _set_health(self, serving: bool) -> None:
         self._is_healthy = serving
@@ -369,6 +402,21 @@ class App:
             await asyncio.sleep(self._config.models_poll_s)
             await self.loader.poll()
 
+    async def _watch_quotas(self) -> None:
+        while True:
+            await asyncio.sleep(QUOTAS_POLL_S)
+            self.limits.refresh()
+
+    async def look_at_identities(self) -> None:
+        """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
+        await asyncio.to_thread(self.authenticator.refresh)
+        self.interceptor.lasting.look()
+
+    async def _watch_identities(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.look_at_identities()
+
     async def _sweep_models(self) -> None:
         while True:
             due = self.models.sweep()
@@ -389,16 +437,18 @@ class App:
         timeout_s = self._config.drain_timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
         self._draining = True
-        self._log.info("draining", rpcs=self.interceptor.active, runs=self.engine.queue.runs, timeout_s=timeout_s)
+        self._log.info(
+            "draining", rpcs=self.interceptor.admission.active, runs=self.engine.queue.runs, timeout_s=timeout_s
+        )
         await self._health.enter_graceful_shutdown()
         self.streams.tell_draining(timeout_s)
         await self.engine.drain(timeout_s)
         self.streams.finish()
         left_s = max(timeout_s - (time.monotonic() - started), 0.0)
         try:
-            await asyncio.wait_for(self.interceptor.wait_idle(), left_s)
+            await asyncio.wait_for(self.interceptor.admission.wait_idle(), left_s)
         except TimeoutError:
-            self._log.warning("drain_timeout", rpcs_left=self.interceptor.active)
+            self._log.warning("drain_timeout", rpcs_left=self.interceptor.admission.active)
         left_s = max(timeout_s - (time.monotonic() - started), LEAST_RELEASE_S)
         is_written = await self.keeping.release_all(left_s)
         self._log.info("drained", seconds=round(time.monotonic() - started, 3))
@@ -407,7 +457,10 @@ class App:
     def note_forced(self) -> None:
         """Logs what a stop cuts off that does not wait for the drain."""
         self._log.warning(
-            "drain_forced", rpcs=self.interceptor.active, runs=self.engine.queue.runs, streams=len(self.streams)
+            "drain_forced",
+            rpcs=self.interceptor.admission.active,
+            runs=self.engine.queue.runs,
+            streams=len(self.streams),
         )
 
     async def stop(self) -> None:
@@ -424,11 +477,21 @@ def server_options(config: ServerConfig) -> list[tuple[str, int]]:
         # The interceptor refuses what is above the limit, with a status of ours; grpc's own refusal is seen by nobody.
         ("grpc.max_receive_message_length", min(2 * config.max_message_bytes, INT32_MAX)),
         ("grpc.max_send_message_length", config.max_message_bytes),
-        ("grpc.max_concurrent_streams", config.max_concurrent_rpcs),
+        # What one connection has more waits at the client. In grpc's own line, which knows no turns, others would wait.
+        ("grpc.max_concurrent_streams", min(config.max_connection_rpcs, config.max_concurrent_rpcs)),
         # grpc cancels, without a word, what comes while a thousand calls wait to be looked at; our limit has words.
         ("grpc.server.max_pending_requests", config.max_concurrent_rpcs),
         ("grpc.server.max_pending_requests_hard_limit", 2 * config.max_concurrent_rpcs),
-        ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
+        ("grpc.keepalive_time_ms", round(config.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(config.keepalive_timeout_s * 1000)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MIN_S * 1000),
+        ("grpc.http2.min_ping_interval_without_data_ms", round(config.min_ping_interval_s * 1000)),
+        ("grpc.max_connection_idle_ms", _ms_or_never(config.max_connection_idle_s)),
+        ("grpc.max_connection_age_ms", _ms_or_never(config.max_connection_age_s)),
+        ("grpc.max_connection_age_grace_ms", round(config.max_connection_age_grace_s * 1000)),
     ]
+
+
+def _ms_or_never(seconds: float) -> int:
+    """Milliseconds as grpc takes them; 0 seconds: never."""
+    return round(seconds * 1000) if seconds else INT32_MAX

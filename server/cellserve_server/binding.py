@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+from collections.abc import Iterator
 
 from cellserve_server.config import ServerConfig
 
@@ -59,6 +60,20 @@ def require_private_or_insecure(config: ServerConfig) -> None:
                 f"{flag}: {host!r} is reached by other machines and there is no TLS; "
                 f"use {remedy}, or say --insecure (CELLSERVE_INSECURE=1) if the network is trusted"
             )
+
+
+def identity_warnings(config: ServerConfig) -> Iterator[tuple[str, str]]:
+    """What is worth a word in the log about who may come in: an event, and what to do."""
+    if is_loopback(config.host):
+        return
+    if not config.has_identity:
+        yield (
+            "anybody_may_come_in",
+            "everybody who reaches --host sees all sessions and may do everything; --tokens-file, --jwks-file or "
+            "--tls-tenant-from has callers say who they are",
+        )
+    elif not config.tls_cert:
+        yield "tokens_in_the_clear", "tokens can be read on their way to --host; --tls-cert and --tls-key prevent it"
 
 
 def is_loopback(host: str) -> bool:

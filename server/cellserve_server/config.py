@@ -15,13 +15,25 @@ MIB = 1 << 20
 DAY_S = 86_400.0
 INT32_MAX = (1 << 31) - 1
 DURABILITIES = ("sync", "async")
+TENANT_PLACES = ("", "cn", "uri")
 TRACINGS = ("off", "otlp", "console")
 
 
+# How a limit holds for a single tenant: of what is SHARED it has a part, in all; what is OF_ONE message, session or
+# stream is the same for it. Both may be lowered for it by the file of quotas.
+SHARED, OF_ONE = "shared", "of one"
+
+
 def _setting(
-    default: Any, help_text: str, minimum: float | None = None, maximum: float | None = None, *, secret: bool = False
+    default: Any,
+    help_text: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    *,
+    secret: bool = False,
+    tenant: str = "",
 ) -> Any:
-    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum}
+    metadata = {"help": help_text, "minimum": minimum, "maximum": maximum, "tenant": tenant}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -48,6 +60,28 @@ class ServerConfig:
     tls_server_name: str = _setting(
         "", "The name that the certificates of other replicas are for; without it the host of their address."
     )
+    # Who may come in. With any of the first three, everybody has to say who he is.
+    tokens_file: str = _setting(
+        "",
+        "The tokens that are known, by their digests: lines of `cellserve token new`. Read again when it changes.",
+    )
+    jwks_file: str = _setting(
+        "", "Whose JWTs are good: the issuer's public keys (JWKS). Needs PyJWT. Read again when it changes."
+    )
+    tls_tenant_from: str = _setting(
+        "", "With --tls-client-ca: cn or uri, where in clients' certificates the tenant stands. Tokens go first."
+    )
+    jwt_issuer: str = _setting("", "With --jwks-file: who JWTs have to be from (iss).")
+    jwt_audience: str = _setting("", "With --jwks-file: whom JWTs have to be for (aud).")
+    jwt_tenant_claim: str = _setting("tenant", "The claim of a JWT in which the tenant stands.")
+    jwt_rights_claim: str = _setting(
+        "scope", "The claim of a JWT in which rights stand: cellserve:admin, cellserve:metrics; a text or a list."
+    )
+    max_remembered_grants: int = _setting(
+        10_000, "JWTs and clients' certificates that are not verified anew with each request; the rest are.", 1
+    )
+
+    # Models, pages, logs
     models: str = _setting("models", "The folder of models: <name>/<version>/cell.json and weights.safetensors.")
     models_poll_s: float = _setting(
         5.0, "How often that folder is looked at for new versions, in seconds; 0: never.", 0
@@ -83,26 +117,71 @@ class ServerConfig:
     )
 
     # Messages
-    max_message_bytes: int = _setting(16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB)
+    max_message_bytes: int = _setting(
+        16 * MIB, "The largest message, in either direction.", 1024, 1024 * MIB, tenant=OF_ONE
+    )
     max_message_parts: int = _setting(
         262_144,
         "Fields, and messages within it, of a message above 1 MiB: tensors are one each, small ones take a hundred "
         "times their bytes of memory.",
         1024,
     )
-    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1, INT32_MAX)
-    max_rows: int = _setting(4096, "The rows (batch size) of one session, call or sequence.", 1, INT32_MAX)
+    max_sequence_steps: int = _setting(10_000, "The steps of one RunSequence.", 1, INT32_MAX, tenant=OF_ONE)
+    max_rows: int = _setting(
+        4096, "The rows (batch size) of one session, call or sequence.", 1, INT32_MAX, tenant=OF_ONE
+    )
     max_concurrent_rpcs: int = _setting(
         4096,
-        "RPCs under way at once. More on one connection wait in HTTP/2; more in all are refused with QUEUE_FULL.",
+        "RPCs under way at once; more are refused with QUEUE_FULL.",
         1,
         INT32_MAX,
+        tenant=SHARED,
+    )
+
+    # Connections
+    max_connection_rpcs: int = _setting(
+        100, "RPCs under way at once on one connection; more wait at the client, by HTTP/2's own means.", 1, INT32_MAX
+    )
+    keepalive_s: float = _setting(
+        60.0, "After how long a silent connection is asked whether it is still there, in seconds.", 1, DAY_S
+    )
+    keepalive_timeout_s: float = _setting(
+        20.0, "How long the answer to that may take until the connection counts as lost, in seconds.", 1, DAY_S
+    )
+    min_ping_interval_s: float = _setting(
+        10.0, "Clients that ping a silent connection more often, again and again, are cut off; in seconds.", 0, DAY_S
+    )
+    max_connection_idle_s: float = _setting(
+        3600.0, "After how long without an RPC a connection is closed, in seconds; 0: never.", 0, DAY_S
+    )
+    max_connection_age_s: float = _setting(
+        0.0,
+        "After how long connections are asked to be made anew, in seconds, so that clients spread over new replicas; "
+        "0: never.",
+        0,
+        30 * DAY_S,
+    )
+    max_connection_age_grace_s: float = _setting(
+        60.0, "How long RPCs on such a connection, streams too, may go on, in seconds.", 1, DAY_S
     )
 
     # Queue and ticks
-    max_queued_runs: int = _setting(16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1)
-    max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024)
+    max_queued_runs: int = _setting(
+        16_384, "Runs that wait or are under way; more are refused with QUEUE_FULL.", 1, tenant=SHARED
+    )
+    max_queued_bytes: int = _setting(256 * MIB, "Bytes of the inputs and outputs of these runs.", 1024, tenant=SHARED)
+    max_steps_per_s: float = _setting(
+        0.0,
+        "Steps a second, time steps of sequences too: more in streams wait, in calls are refused; 0: as many as the "
+        "machine can.",
+        0,
+        1e9,
+        tenant=SHARED,
+    )
     max_tick_rows: int = _setting(1024, "Rows that one tick takes at most (a larger run is taken alone).", 1)
+    max_shared_tick_rows: int = _setting(
+        128, "The same while several tenants have work: so long one waits for another's tick.", 1
+    )
     max_tick_us: int = _setting(
         100_000,
         "How long a tick may be predicted to compute, in microseconds, which bounds its rows too; one run it takes at "
@@ -134,9 +213,19 @@ class ServerConfig:
         "Sessions in memory. With a store idle ones leave it for others, and there may be twice as many for a while; "
         "without one more are refused.",
         1,
+        tenant=SHARED,
     )
     max_state_bytes: int = _setting(
-        4096 * MIB, "Bytes of the states of the sessions in memory, both copies counted; as with --max-sessions.", 1024
+        4096 * MIB,
+        "Bytes of the states of the sessions in memory, both copies counted; as with --max-sessions.",
+        1024,
+        tenant=SHARED,
+    )
+    max_state_rows: int = _setting(
+        16 * MIB, "Rows of the sessions in memory; as with --max-sessions.", 1, tenant=SHARED
+    )
+    max_stored_sessions: int = _setting(
+        10_000_000, "Sessions of one tenant with a store, those that are in the store alone too.", 1, tenant=OF_ONE
     )
     default_ttl_s: float = _setting(3600.0, "How long an unused session lives when it does not say, in seconds.", 0.001)
     max_ttl_s: float = _setting(
@@ -194,8 +283,23 @@ class ServerConfig:
     stream_window_bytes: int = _setting(
         64 * MIB, "Bytes of the inputs and outputs of these Steps before the server stops reading.", 1024
     )
-    max_stream_groups: int = _setting(256, "Groups of one stream.", 1)
-    max_stream_handles: int = _setting(1_048_576, "Handles of one stream.", 1)
+    max_streams: int = _setting(2048, "Streams that are open at once.", 1, tenant=SHARED)
+    max_stream_groups: int = _setting(256, "Groups of one stream.", 1, tenant=OF_ONE)
+    max_stream_handles: int = _setting(1_048_576, "Handles of one stream.", 1, tenant=OF_ONE)
+
+    # Tenants
+    tenant_share: float = _setting(
+        0.5,
+        "The part of each limit of sessions, states, queue, steps a second, streams and RPCs that one tenant may take. "
+        "Callers without an identity are one tenant, which may take all.",
+        0.001,
+        1,
+    )
+    quotas_file: str = _setting(
+        "",
+        "A TOML file with other limits of tenants, of the settings' names, under [every_tenant] and [tenants.NAME]; "
+        "it is read again when it changes.",
+    )
 
     # Models
     max_defined_models: int = _setting(64, "Models that clients define, of one tenant.", 0)
@@ -211,6 +315,11 @@ class ServerConfig:
         30.0, "How long SIGTERM waits for running work, in seconds; then states are written to the store.", 0, DAY_S
     )
 
+    @property
+    def has_identity(self) -> bool:
+        """Whether callers have to say who they are."""
+        return bool(self.tokens_file or self.jwks_file or self.tls_tenant_from)
+
     def __post_init__(self) -> None:
         for item in fields(self):
             value, minimum, maximum = getattr(self, item.name), item.metadata["minimum"], item.metadata["maximum"]
@@ -225,6 +334,12 @@ class ServerConfig:
             raise ValueError(f"{missing}: expected a file, since {given} is given; got none")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError("tls_client_ca: expected tls_cert and tls_key with it; got none")
+        if self.jwks_file and not (self.jwt_issuer and self.jwt_audience):
+            raise ValueError("jwks_file: expected jwt_issuer and jwt_audience with it; got none")
+        if self.tls_tenant_from not in TENANT_PLACES:
+            raise ValueError(f"tls_tenant_from: expected cn or uri; got {self.tls_tenant_from!r}")
+        if self.tls_tenant_from and not self.tls_client_ca:
+            raise ValueError("tls_tenant_from: expected tls_client_ca with it; got none")
         if self.durability not in DURABILITIES:
             raise ValueError(f"durability: expected {' or '.join(DURABILITIES)}; got {self.durability!r}")
         if self.tracing not in TRACINGS:

@@ -212,7 +212,7 @@ def test_what_the_image_is_built_from_is_in_the_build_context() -> None:
 
 def test_the_image_has_the_driver_of_the_store_and_the_command_line_and_can_trace() -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
-    assert "./server[redis,tracing]" in text
+    assert "./server[auth,redis,tracing]" in text
     assert "./client[cli]" in text
 
 

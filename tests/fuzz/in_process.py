@@ -194,14 +194,14 @@ class Served:
 
     async def _call(self, method: Method, requests: Sequence[bytes], context: Context) -> None:
         handler: Any = self._handlers[method.path]
-        decoded = [handler.request_deserializer(data) for data in requests]
+        assert handler.request_deserializer is None, "the interceptor decodes, once it knows who calls"
 
         async def stream() -> AsyncIterator[Any]:
-            for request in decoded:
+            for request in requests:
                 yield request
                 await asyncio.sleep(0)
 
-        given = stream() if method.streams_requests else decoded[0]
+        given = stream() if method.streams_requests else requests[0]
         behaviour = getattr(handler, f"{_word(method.streams_requests)}_{_word(method.streams_answers)}")
         try:
             answer = behaviour(given, context)
@@ -224,7 +224,7 @@ class Served:
         except AssertionError as error:
             raise Finding(f"others were harmed: {error}") from error
         tasks = len(asyncio.all_tasks(self.loop))
-        runs, rpcs, streams = self.app.engine.queue.runs, self.app.interceptor.active, len(self.app.streams)
+        runs, rpcs, streams = self.app.engine.queue.runs, self.app.interceptor.admission.active, len(self.app.streams)
         if tasks > self._tasks or runs or rpcs or streams:
             raise Finding(
                 f"left behind: {tasks} tasks, of which {self._tasks} were there, {rpcs} RPCs, {runs} runs, "

@@ -64,7 +64,7 @@ def test_nothing_is_wrong_where_a_server_would_start(examine: Examine) -> None:
     found = examine("--max-state-bytes", "1000000", "--max-queued-bytes", "1000000")
     assert found.code == 0
     areas = {each["area"] for each in found.findings}
-    assert areas == {"settings", "ports", "store", "TLS", "clock", "models", "machine"}
+    assert areas == {"settings", "ports", "store", "TLS", "identity", "clock", "models", "machine"}
     assert found.states("memory: sessions end with the process") == {"ok": ""}
 
 

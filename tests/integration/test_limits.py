@@ -12,7 +12,8 @@ import pytest
 from cellserve.cells import BasicLSTMCell
 from cellserve.errors import from_rpc_error
 from cellserve.tensors import tensor_from_array
-from cellserve_server.config import ServerConfig
+from cellserve_server.app import server_options
+from cellserve_server.config import INT32_MAX, ServerConfig
 from tests.clocks import ManualClock
 from tests.gates import GatedNetwork
 from tests.integration.edges import (
@@ -25,6 +26,7 @@ from tests.integration.edges import (
     get_session,
     step_request,
 )
+from tests.integration.greedy import own_connection
 from tests.servers import (
     RPC_TIMEOUT_S,
     TEST_CONFIG,
@@ -105,7 +107,7 @@ def test_too_many_rpcs_at_once(start_server: Callable[[ServerConfig], RunningApp
     name = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
     create_session(server, "a", name)
     # HTTP/2 would hold a second RPC of the same connection back; another connection shows the server's own limit.
-    server.loop.call(lambda: setattr(server.app.interceptor, "max_rpcs", 1))
+    server.loop.call(lambda: setattr(server.app.interceptor.admission, "max_rpcs", 1))
     with GatedNetwork.over(server, name) as gate:
         busy = server.stubs.recurrent.Step.future(step_request("sessions/a", inputs=[floats(DEPTH)]))
         gate.wait_entered()
@@ -115,3 +117,36 @@ def test_too_many_rpcs_at_once(start_server: Callable[[ServerConfig], RunningApp
         assert error.retry_after_s is not None
         gate.open()
         assert busy.result().step_count == 1
+
+
+def test_more_rpcs_than_a_connection_may_have_wait_at_the_client(
+    start_server: Callable[[ServerConfig], RunningApp],
+) -> None:
+    server = start_server(replace(TEST_CONFIG, inline_tick_us=0, max_connection_rpcs=2))
+    name = define_model(server.stubs, BasicLSTMCell(UNITS), DEPTH).name
+    for id_ in "abcd":
+        create_session(server, id_, name)
+    with own_connection(server.address) as stubs, GatedNetwork.over(server, name) as gate:
+        calls = [
+            stubs.recurrent.Step.future(step_request(f"sessions/{id_}", inputs=[floats(DEPTH)]), timeout=RPC_TIMEOUT_S)
+            for id_ in "abc"
+        ]
+        gate.wait_entered()
+        server.wait_until(lambda: server.app.engine.queue.runs == 2)
+        other = server.stubs.recurrent.Step.future(step_request("sessions/d", inputs=[floats(DEPTH)]))
+        server.wait_until(lambda: server.app.engine.queue.runs == 3)
+        assert server.app.interceptor.admission.active == 3, "two of the first, and the other's"
+        gate.open()
+        for call in (*calls, other):
+            assert call.result().step_count == 1, "nothing was refused"
+
+
+def test_what_grpc_is_told_of_connections() -> None:
+    options = dict(server_options(ServerConfig(max_connection_idle_s=90.0, keepalive_s=1.5)))
+    assert options["grpc.keepalive_time_ms"] == 1500
+    assert options["grpc.keepalive_timeout_ms"] == 20_000
+    assert options["grpc.max_connection_idle_ms"] == 90_000
+    assert options["grpc.max_connection_age_ms"] == INT32_MAX, "never"
+    assert options["grpc.max_connection_age_grace_ms"] == 60_000
+    assert options["grpc.http2.min_ping_interval_without_data_ms"] == 10_000
+    assert options["grpc.max_concurrent_streams"] == 100

@@ -27,6 +27,8 @@ from cellserve_server.edge.step_submission import StepSubmission
 from cellserve_server.edge.stream_answers import PendingSteps
 from cellserve_server.edge.stream_groups import Group
 from cellserve_server.engine import step_ticks
+from cellserve_server.keys import Client
+from cellserve_server.security import DEFAULT_TENANT
 from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
 
 MIB = 1 << 20
@@ -43,7 +45,7 @@ class Stream:
         self.group = Group(bench.model, bench.model.resource_name, batch_size, seats, 1000)
         for handle, session in enumerate(self.sessions):
             self.group.handles.open(handle, session)
-        self._submission = StepSubmission(bench.operations, client)
+        self._submission = StepSubmission(bench.operations, Client(DEFAULT_TENANT, client))
 
     def inputs(self, count: int, seed: int = 0) -> Array:
         shape = (count, self.group.rows, DEPTH)

@@ -74,6 +74,8 @@ def reached(policy: RetryPolicy = RetryPolicy()) -> Retrier:  # noqa: B008
         (StoreUnavailableError("no store"), True),
         (QueueFullError("full", retry_after_s=0.05), True),
         (QuotaExceededError("too many", retry_after_s=5), False),
+        (QuotaExceededError("too many", retry_after_s=5, metadata={"quota": "max_sessions"}), False),
+        (QuotaExceededError("too fast", retry_after_s=5, metadata={"quota": "max_steps_per_s"}), True),
         (QuotaExceededError("too many"), False),
         (SessionNotFoundError("none"), False),
         (StepOutOfOrderError("other step"), False),
@@ -153,6 +155,13 @@ def test_what_a_server_refuses_has_a_budget_of_its_own(error: CellServeError) ->
     retrier.succeeded(2)
     assert retrier.delay_s(error, 1, 100.0) is not None
     assert retrier.delay_s(error, 1, 100.0) is None
+
+
+def test_who_waits_for_its_own_rate_does_not_draw_on_the_budget_of_overload() -> None:
+    retrier = reached(RetryPolicy(budget_refusals=0))
+    error = QuotaExceededError("too fast", retry_after_s=0.1, metadata={"quota": "max_steps_per_s"})
+    assert retrier.delay_s(error, 1, 100.0) is not None
+    assert retrier.delay_s(QueueFullError("full", retry_after_s=0.1), 1, 100.0) is None
 
 
 def test_a_refusal_that_lasts_beyond_the_deadline_takes_nothing_from_the_budget() -> None:

@@ -10,6 +10,10 @@ import pytest
 from cellserve.errors import QueueFullError
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine.run_queue import RunQueue
+from cellserve_server.keys import Client
+from cellserve_server.security import DEFAULT_TENANT
+
+FULL, NEW = Client(DEFAULT_TENANT, "full"), Client(DEFAULT_TENANT, "new")
 
 
 def drive(test: Callable[[RunQueue], Awaitable[None]]) -> None:
@@ -98,5 +102,64 @@ def test_a_queue_that_is_closed_keeps_nobody_waiting() -> None:
         queue.close()
         await asyncio.gather(*waiting)
         await queue.wait_for_room(50, 0)
+
+    drive(test)
+
+
+def test_who_comes_to_a_queue_that_another_one_fills_does_not_wait() -> None:
+    async def test(queue: RunQueue) -> None:
+        queue.add(75, 0, FULL)
+        waits = asyncio.create_task(queue.wait_for_room(5, 0, FULL))
+        await turns()
+        await asyncio.wait_for(queue.wait_for_room(25, 0, NEW), 1)
+        queue.require_room(0, NEW)
+        with pytest.raises(QueueFullError, match="75 of 25 runs"):
+            queue.require_room(0, FULL)
+        assert not waits.done()
+        waits.cancel()
+
+    drive(test)
+
+
+def test_modest_ones_fill_the_queue_and_no_more() -> None:
+    async def test(queue: RunQueue) -> None:
+        for number in range(20):
+            client = Client(DEFAULT_TENANT, str(number))
+            while queue._is_modest(1, 0, client):
+                queue.add(1, 0, client)
+        assert queue.runs == 100
+
+    drive(test)
+
+
+def test_a_tenant_that_has_its_part_waits_alone() -> None:
+    async def test(queue: RunQueue) -> None:
+        mine, others = Client("mine", "1"), Client("others", "1")
+        queue.add(50, 0, mine)
+        with pytest.raises(QueueFullError, match=r"50 of 50 runs.* that this tenant may have") as caught:
+            queue.require_room(0, mine)
+        assert caught.value.metadata == {"quota": "max_queued_runs", "limit": "50"}
+        queue.require_room(0, others)
+        queue.remove(15, 0, mine)
+        waits = asyncio.create_task(queue.wait_for_room(20, 0, Client("mine", "2")))
+        await turns()
+        assert not waits.done(), "three quarters of half of the queue is what a tenant's streams may fill"
+        await asyncio.wait_for(queue.wait_for_room(30, 0, others), 1)
+        queue.add(30, 0, others)
+        queue.remove(35, 0, mine)
+        await asyncio.wait_for(waits, 1)
+
+    drive(test)
+
+
+def test_what_was_added_and_removed_leaves_nothing() -> None:
+    async def test(queue: RunQueue) -> None:
+        clients = [Client(tenant, connection) for tenant in "ab" for connection in "12"]
+        for client in clients:
+            queue.add(3, 30, client)
+        for client in clients:
+            queue.remove(2, 20, client)
+            queue.remove(1, 10, client)
+        assert (queue.runs, queue.size_bytes, queue._tenants) == (0, 0, {})
 
     drive(test)

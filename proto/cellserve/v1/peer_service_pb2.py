@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llserve/v1/peer_service.proto\x12\x0c\x63\x65llserve.v1\"T\n\x16ReleaseSessionsRequest\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.cellserve.v1.HeldSession\x12\r\n\x05taker\x18\x02 \x01(\t\"8\n\x0bHeldSession\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"1\n\x17ReleaseSessionsResponse\x12\x16\n\x0ereleased_count\x18\x01 \x01(\x03\x32m\n\x0bPeerService\x12^\n\x0fReleaseSessions\x12$.cellserve.v1.ReleaseSessionsRequest\x1a%.cellserve.v1.ReleaseSessionsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63\x65llserve/v1/peer_service.proto\x12\x0c\x63\x65llserve.v1\"d\n\x16ReleaseSessionsRequest\x12+\n\x08sessions\x18\x01 \x03(\x0b\x32\x19.cellserve.v1.HeldSession\x12\r\n\x05taker\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\"8\n\x0bHeldSession\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\"1\n\x17ReleaseSessionsResponse\x12\x16\n\x0ereleased_count\x18\x01 \x01(\x03\x32m\n\x0bPeerService\x12^\n\x0fReleaseSessions\x12$.cellserve.v1.ReleaseSessionsRequest\x1a%.cellserve.v1.ReleaseSessionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,11 +32,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cellserve.v1.peer_service_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RELEASESESSIONSREQUEST']._serialized_start=49
-  _globals['_RELEASESESSIONSREQUEST']._serialized_end=133
-  _globals['_HELDSESSION']._serialized_start=135
-  _globals['_HELDSESSION']._serialized_end=191
-  _globals['_RELEASESESSIONSRESPONSE']._serialized_start=193
-  _globals['_RELEASESESSIONSRESPONSE']._serialized_end=242
-  _globals['_PEERSERVICE']._serialized_start=244
-  _globals['_PEERSERVICE']._serialized_end=353
+  _globals['_RELEASESESSIONSREQUEST']._serialized_end=149
+  _globals['_HELDSESSION']._serialized_start=151
+  _globals['_HELDSESSION']._serialized_end=207
+  _globals['_RELEASESESSIONSRESPONSE']._serialized_start=209
+  _globals['_RELEASESESSIONSRESPONSE']._serialized_end=258
+  _globals['_PEERSERVICE']._serialized_start=260
+  _globals['_PEERSERVICE']._serialized_end=369
 # @@protoc_insertion_point(module_scope)

@@ -7,12 +7,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ReleaseSessionsRequest(_message.Message):
-    __slots__ = ("sessions", "taker")
+    __slots__ = ("sessions", "taker", "holder")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
     TAKER_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
     sessions: _containers.RepeatedCompositeFieldContainer[HeldSession]
     taker: str
-    def __init__(self, sessions: _Optional[_Iterable[_Union[HeldSession, _Mapping]]] = ..., taker: _Optional[str] = ...) -> None: ...
+    holder: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[HeldSession, _Mapping]]] = ..., taker: _Optional[str] = ..., holder: _Optional[str] = ...) -> None: ...
 
 class HeldSession(_message.Message):
     __slots__ = ("tenant", "id", "epoch")

@@ -19,6 +19,7 @@ from rich.table import Table
 from cellserve_server.config import ServerConfig
 from cellserve_server.doctor import settings as settings_part
 from cellserve_server.doctor.findings import Finding, State
+from cellserve_server.doctor.identity import check_identity
 from cellserve_server.doctor.machine import check_machine
 from cellserve_server.doctor.models import check_models
 from cellserve_server.doctor.ports import check_ports
@@ -65,8 +66,8 @@ def main(arguments: Sequence[str]) -> int:
 HELP = """Say in words what would keep a server from serving.
 
 It takes the settings of `cellserve serve`, from the command line, the environment and files, and starts no server. What
-is looked at: the settings, the ports, the store, TLS, the clock, the models, the limits of the machine. Nothing is
-changed. The exit code is 0 when nothing is wrong, warnings or none, else 1.
+is looked at: the settings, the ports, the store, TLS, who is let in, the clock, the models, the limits of the machine.
+Nothing is changed. The exit code is 0 when nothing is wrong, warnings or none, else 1.
 """
 
 
@@ -84,6 +85,7 @@ def _examine(context: click.Context) -> list[Finding]:
         *check_ports(config),
         *asyncio.run(check_store(config)),
         *check_tls(config, now),
+        *check_identity(config, now),
         *check_models(config),
         *check_machine(config, now),
     ]

@@ -23,7 +23,7 @@ class Finding(NamedTuple):
     """One thing that was looked at.
 
     Attributes:
-        area: what part it belongs to: settings, ports, store, TLS, clock, models, machine.
+        area: what part it belongs to: settings, ports, store, TLS, identity, clock, models, machine.
         state: how bad it is.
         what: how it is.
         advice: what to do; empty: nothing.

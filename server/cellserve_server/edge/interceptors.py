@@ -1,4 +1,5 @@
-"""Around every RPC: errors become statuses, all is counted, and nothing new begins while the gate is shut."""
+"""Around every RPC: callers are asked who they are, errors become statuses, all is counted, and nothing new begins
+while the gate is shut."""
 
 from __future__ import annotations
 
@@ -10,21 +11,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 
 from cellserve.errors import (
     STATUS_DETAILS_KEY,
     CellServeError,
-    FieldInvalidError,
     InternalError,
-    QueueFullError,
     UnimplementedError,
     status_of,
 )
-from cellserve_server.edge.message_parts import COUNTED_FROM_BYTES, PartCounter, message_class_of
+from cellserve_server.edge.lasting import LastingCalls
+from cellserve_server.edge.message_parts import message_class_of
 from cellserve_server.edge.refusals import Refusals
+from cellserve_server.edge.request_bytes import RequestDecoder
+from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
+from cellserve_server.security.authentication import Authenticator
+from cellserve_server.security.grants import FOR_ANYBODY, CredentialsError, Grant
+from cellserve_server.security.identity import IdentifiedContext
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.rpcs import RpcTrace
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
+# Nobody who asks for these is asked who he is: probes have no secrets, and replicas prove themselves in their requests.
+OPEN_SERVICES = ("/grpc.health.v1.Health/", PEER_SERVICE)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -39,63 +45,48 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behaviour: TypeAlias = Any
 
 
-class _Undecodable:
-    """Stands for a request that is no message or too large a one, until there is a context to answer it on."""
-
-    def __init__(self, error: CellServeError) -> None:
-        self.error = error
-
-
 class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Around all RPCs of a server.
 
     Args:
+        authenticator: finds out who calls.
         metrics: told of every RPC and message.
         refusals: told of every error that an RPC ends with.
         new_id: makes the ids under which bugs are logged.
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
-        max_rpcs: RPCs of our services under way at once.
-        max_message_bytes: of one request; grpc itself has to let more through, or it would answer in its own words.
+        admission: counts the RPCs of our services.
         max_message_parts: of one request that is large; see ``message_parts``.
-        retry_s: what RetryInfo says to those above ``max_rpcs``, in seconds.
         tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
-        active: RPCs of our services that are under way.
+        admission: as given.
+        lasting: those of them that are streams.
     """
 
     def __init__(
         self,
+        authenticator: Authenticator,
         metrics: RpcMetrics,
         refusals: Refusals,
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
+        admission: RpcAdmission,
         *,
-        max_rpcs: int,
-        max_message_bytes: int,
         max_message_parts: int,
-        retry_s: float,
         tracing: Tracing | None = None,
     ) -> None:
-        self.active = 0
+        self.admission = admission
+        self.authenticator = authenticator
+        self.lasting = LastingCalls(authenticator.require_good)
         self.tracing = tracing
         self.refusals = refusals
         self._metrics = metrics
         self._new_id = new_id
         self._gate = gate
-        self.max_rpcs = max_rpcs
-        self._max_message_bytes = max_message_bytes
         self._max_message_parts = max_message_parts
-        self._retry_s = retry_s
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._log = structlog.get_logger("cellserve.rpc")
         self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
-
-    async def wait_idle(self) -> None:
-        """Waits until no RPC of our services is under way."""
-        await self._idle.wait()
 
     async def intercept_service(
         self,
@@ -114,89 +105,109 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
         service, _, name = method.removeprefix("/").partition("/")
-        call = _Call(self, method, MethodMetrics(self._metrics, _type_of(handler), service, name))
-        decode = _counting_decoder(handler, call, self._max_message_bytes, self._max_message_parts)
-        encode = _counting_encoder(handler, call)
+        metrics = MethodMetrics(self._metrics, _type_of(handler), service, name)
+        decoder = RequestDecoder(
+            message_class_of(handler.request_deserializer), method, metrics.received, max_parts=self._max_message_parts
+        )
+        call = _Call(self, method, metrics, decoder)
+        decode, encode = None, _counting_encoder(handler, call)  # grpc hands on the bytes of requests as they are.
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
             return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(call.unary(handler.stream_unary), decode, encode)
+            return grpc.stream_unary_rpc_method_handler(call.lasting(handler.stream_unary), decode, encode)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
         return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
 
-    def enter(self, *, is_for_peers: bool) -> None:
+    def enter(self, tenant: str, *, is_for_peers: bool) -> None:
         """An RPC of our services begins; what other replicas ask for they get even while the gate is shut."""
         error = None if is_for_peers else self._gate()
         if error is not None:
             raise error
-        if self.active >= self.max_rpcs:
-            raise QueueFullError(
-                f"expected at most {self.max_rpcs} RPCs at once (max_concurrent_rpcs); this would be one more",
-                retry_after_s=self._retry_s,
-            )
-        self.active += 1
-        self._idle.clear()
+        self.admission.enter(tenant)
 
-    def leave(self) -> None:
-        """An RPC that entered ends."""
-        self.active -= 1
-        if self.active == 0:
-            self._idle.set()
-
-    def internal(self, method: str, error: Exception) -> InternalError:
+    def internal(self, method: str, tenant: str, error: Exception) -> InternalError:
         """Logs a bug of ours and makes what the caller sees of it: an id."""
-        return internal_error(self._log, self._new_id, error, {"method": method})
+        return internal_error(self._log, self._new_id, error, {"method": method, "tenant": tenant})
 
 
 class _Call:
     """One method's way through the interceptor."""
 
-    def __init__(self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics) -> None:
+    def __init__(
+        self, interceptor: RpcInterceptor, method: str, metrics: MethodMetrics, decoder: RequestDecoder
+    ) -> None:
         self.method = method
         self.metrics = metrics
+        self._decoder = decoder
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
         self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
+        self._is_open = method.startswith(OPEN_SERVICES)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context):
-                return await behaviour(_decoded(request), context)
+            async with _Outcome(self, context) as outcome:
+                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
+
+        return wrapped
+
+    def lasting(self, behaviour: Behaviour) -> Behaviour:
+        """As ``unary``, for a behaviour that ends when its caller's credentials do."""
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
+                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
     def streaming(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives many answers."""
         if not inspect.isasyncgenfunction(behaviour):
-            return self.unary(behaviour)
+            return self.lasting(behaviour)
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Outcome(self, context):
-                async for answer in behaviour(_decoded(request), context):
+            async with _Outcome(self, context) as outcome:
+                async for answer in behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context):
                     yield answer
 
         return wrapped
 
-    def enter(self) -> bool:
-        """Begins; whether ``leave`` is due."""
+    def identify(self, context: Context) -> Grant:
+        """Who calls.
+
+        Raises:
+            CredentialsError: nobody who is known.
+        """
         self.metrics.started.count += 1
+        if self._is_open:
+            return FOR_ANYBODY
+        return self._interceptor.authenticator.of_rpc(context.invocation_metadata() or (), context.auth_context)
+
+    def enter(self, tenant: str) -> bool:
+        """Begins; whether ``leave`` is due."""
         if self._own:
-            self._interceptor.enter(is_for_peers=self._is_for_peers)
+            self._interceptor.enter(tenant, is_for_peers=self._is_for_peers)
         return self._own
 
-    def leave(self) -> None:
-        self._interceptor.leave()
+    def leave(self, tenant: str) -> None:
+        self._interceptor.admission.leave(tenant)
 
-    def refused(self, error: CellServeError) -> None:
+    def most_bytes_of(self, tenant: str) -> int:
+        """The largest message that a tenant may send."""
+        return self._interceptor.admission.limits.of(tenant).max_message_bytes
+
+    def refused(self, error: CellServeError, context: Context) -> None:
         self._interceptor.refusals.note(error)
+        if isinstance(error, CredentialsError):
+            self._interceptor.authenticator.note(error, context.peer())
 
-    def internal(self, error: Exception) -> InternalError:
-        return self._interceptor.internal(self.method, error)
+    def internal(self, tenant: str, error: Exception) -> InternalError:
+        return self._interceptor.internal(self.method, tenant, error)
 
     def not_implemented(self, error: NotImplementedError) -> Exception:
         """What the stubs raise for a method that a library's service lacks; of ours none may lack any."""
@@ -204,27 +215,39 @@ class _Call:
 
 
 class _Outcome:
-    """Turns how an RPC ended into a status and counts it."""
+    """Asks who calls, and turns how an RPC ended into a status and counts it.
+
+    Attributes:
+        grant: what the caller has shown; known once the RPC has begun.
+        context: for the servicer, which asks it for the tenant.
+    """
 
     def __init__(self, call: _Call, context: Context) -> None:
+        self.grant = FOR_ANYBODY
+        self.context = IdentifiedContext(context, self.grant.identity)
         self._call = call
         self._context = context
         self._entered = False
+        self.most_bytes = 0
         self._started = time.perf_counter()
         self._tracing: RpcTrace | None = None
         tracing = call.tracing
         if tracing is not None:
             self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> _Outcome:
         try:
-            self._entered = self._call.enter()
+            self.grant = self._call.identify(self._context)
+            self.context = IdentifiedContext(self._context, self.grant.identity)
+            self._entered = self._call.enter(self.grant.identity.tenant)
         except CellServeError as error:
             await self.__aexit__(type(error), error, None)
+        self.most_bytes = self._call.most_bytes_of(self.grant.identity.tenant)
+        return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._entered:
-            self._call.leave()
+            self._call.leave(self.grant.identity.tenant)
         seconds = time.perf_counter() - self._started
         if isinstance(error, NotImplementedError):
             error = self._call.not_implemented(error)
@@ -235,7 +258,7 @@ class _Outcome:
         if isinstance(error, CellServeError):
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
-            await self._abort(self._call.internal(error))
+            await self._abort(self._call.internal(self.grant.identity.tenant, error))
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None:
@@ -252,45 +275,9 @@ class _Outcome:
         return grpc.StatusCode.INTERNAL
 
     async def _abort(self, error: CellServeError) -> None:
-        self._call.refused(error)
+        self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
         await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
-
-
-def _decoded(request: Any) -> Any:
-    """The request, or the error that its bytes are; requests that come as a stream are looked at one by one."""
-    if isinstance(request, _Undecodable):
-        raise request.error
-    return _decoded_each(request) if hasattr(request, "__aiter__") else request
-
-
-async def _decoded_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        if isinstance(request, _Undecodable):
-            raise request.error
-        yield request
-
-
-def _counting_decoder(handler: Handler, call: _Call, max_bytes: int, max_parts: int) -> Callable[[bytes], Any]:
-    message_class, received = message_class_of(handler.request_deserializer), call.metrics.received
-    decode, counter = message_class.FromString, PartCounter(message_class.DESCRIPTOR)
-
-    def decoder(data: bytes) -> Any:
-        received.count += 1
-        # An error that is raised here would reach the caller as UNKNOWN.
-        if len(data) > max_bytes:
-            words = f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}"
-            return _Undecodable(FieldInvalidError(words, metadata={"max_message_bytes": str(max_bytes)}))
-        if len(data) > COUNTED_FROM_BYTES and counter.has_more_than(data, max_parts):
-            words = f"request: expected at most {max_parts} fields and messages within one message (max_message_parts)"
-            return _Undecodable(FieldInvalidError(words, metadata={"max_message_parts": str(max_parts)}))
-        try:
-            return decode(data)
-        except DecodeError:
-            words = f"request: the bytes are not the message that {call.method} takes"
-            return _Undecodable(FieldInvalidError(words))
-
-    return decoder
 
 
 def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:

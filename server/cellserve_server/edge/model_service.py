@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
+import structlog
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError
 from cellserve.v1 import model_pb2, model_service_pb2_grpc, session_pb2
 from cellserve.v1 import model_service_pb2 as messages
-from cellserve_server.config import ServerConfig
 from cellserve_server.edge.encoding import ANSWER_OVERHEAD_BYTES, limits_message
 from cellserve_server.edge.fields import last_of_page_token, page_size_of, page_token_of
 from cellserve_server.edge.weight_upload import Header, read_header, receive_weights, steadily
@@ -21,7 +21,8 @@ from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import BrokenModel, LoadedModel, ModelRepository, draft_model
 from cellserve_server.models.weights import weight_bytes
-from cellserve_server.security import tenant_of
+from cellserve_server.security import ADMIN, require_right, tenant_of
+from cellserve_server.tenant_limits import TenantLimits
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 DEFINE_RETRY_S = 1.0
@@ -31,7 +32,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """ModelService.
 
     Args:
-        config: the limits.
+        limits: those of tenants.
         models: the models.
         loader: loads those of the folder.
         finder: finds them.
@@ -41,30 +42,32 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
     def __init__(
         self,
-        config: ServerConfig,
+        limits: TenantLimits,
         models: ModelRepository,
         loader: ModelLoader,
         finder: ModelFinder,
         stored: StoredModels | None,
         durability: session_pb2.Durability,
     ) -> None:
-        self._config = config
+        self._limits = limits
         self._models = models
-        self._limits = limits_message(config, durability)
+        self._durability = durability
         self._loader = loader
         self._finder = finder
         self._stored = stored
+        self._log = structlog.get_logger("cellserve.models")
         self._defining_bytes: Counter[str] = Counter()  # by tenant: weights that are on their way
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
         """Lists the models."""
         page_size = page_size_of(request.page_size)
         after = _sort_key_of(last_of_page_token(request.page_token))
-        entries = [entry for entry in self._models.list(tenant_of(context)) if (entry.name, entry.version) > after]
-        room = self._config.max_message_bytes - ANSWER_OVERHEAD_BYTES
+        tenant = tenant_of(context)
+        entries = [entry for entry in self._models.list(tenant) if (entry.name, entry.version) > after]
+        room = self._limits.of(tenant).max_message_bytes - ANSWER_OVERHEAD_BYTES
         answer = messages.ListModelsResponse()
         for entry in entries[:page_size]:
-            model = self._message(entry)
+            model = self._message(entry, tenant)
             room -= model.ByteSize() + ANSWER_OVERHEAD_BYTES
             if room < 0 and answer.models:
                 break  # The page is full by its bytes.
@@ -77,25 +80,30 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def GetModel(self, request: messages.GetModelRequest, context: Context) -> messages.GetModelResponse:
         """Reads one."""
         entry = await self._finder.get(tenant_of(context), request.name, "name")
-        return messages.GetModelResponse(model=self._message(entry))
+        return messages.GetModelResponse(model=self._message(entry, tenant_of(context)))
 
     async def LoadModel(self, request: messages.LoadModelRequest, context: Context) -> messages.LoadModelResponse:
         """Loads a version from the operator's folder."""
+        require_right(context, ADMIN)
+        self._log.info("load_asked", name=request.name, tenant=tenant_of(context))
         model = await self._loader.load(self._models.locate(request.name))
-        return messages.LoadModelResponse(model=self._message(model))
+        return messages.LoadModelResponse(model=self._message(model, tenant_of(context)))
 
     async def UnloadModel(self, request: messages.UnloadModelRequest, context: Context) -> messages.UnloadModelResponse:
         """Takes a version out of service."""
+        require_right(context, ADMIN)
+        self._log.info("unload_asked", name=request.name, force=request.force, tenant=tenant_of(context))
         entry = self._models.unload(tenant_of(context), request.name, request.force)
-        return messages.UnloadModelResponse(model=self._message(entry))
+        return messages.UnloadModelResponse(model=self._message(entry, tenant_of(context)))
 
     async def DefineModel(
         self, request_iterator: AsyncIterator[messages.DefineModelRequest], context: Context
     ) -> messages.DefineModelResponse:
         """Makes a model of a cell that the client describes."""
         tenant = tenant_of(context)
-        requests = steadily(request_iterator, self._config.define_idle_timeout_s)
-        header = read_header(await anext(requests, None), self._config)
+        limits = self._limits.of(tenant)
+        requests = steadily(request_iterator, limits.define_idle_timeout_s)
+        header = read_header(await anext(requests, None), limits)
         self._models.check_definable(header.description)
         wanted = weight_bytes(header.description)
         self._require_room(tenant, wanted)
@@ -106,7 +114,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             self._defining_bytes[tenant] -= wanted
             if not self._defining_bytes[tenant]:
                 del self._defining_bytes[tenant]
-        return messages.DefineModelResponse(model=self._message(model))
+        return messages.DefineModelResponse(model=self._message(model, tenant))
 
     async def _define(
         self, tenant: str, header: Header, requests: AsyncIterator[messages.DefineModelRequest]
@@ -119,7 +127,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return model
 
     def _require_room(self, tenant: str, wanted_bytes: int) -> None:
-        limit, under_way = self._config.max_defined_model_bytes, self._defining_bytes[tenant]
+        limit, under_way = self._limits.of(tenant).max_defined_model_bytes, self._defining_bytes[tenant]
         if under_way + wanted_bytes > limit:
             raise QuotaExceededError(
                 f"header.spec: expected at most {limit} bytes of models to be defined at once "
@@ -128,8 +136,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 retry_after_s=DEFINE_RETRY_S,
             )
 
-    def _message(self, entry: LoadedModel | BrokenModel) -> model_pb2.Model:
-        return entry.to_proto(self._limits)
+    def _message(self, entry: LoadedModel | BrokenModel, tenant: str) -> model_pb2.Model:
+        return entry.to_proto(limits_message(self._limits.of(tenant), self._durability))
 
 
 def _sort_key_of(last: str) -> tuple[str, int]:

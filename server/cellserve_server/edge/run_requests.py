@@ -12,6 +12,7 @@ from cellserve_server.edge.decoding import sequence_inputs, state_leaves, step_i
 from cellserve_server.edge.encoding import require_answer_fits
 from cellserve_server.edge.fields import output_mode_of, require_steppable, step_number_of
 from cellserve_server.engine.runs import Run
+from cellserve_server.keys import Client
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.session import Session
 
@@ -23,11 +24,11 @@ class Caller(NamedTuple):
     """Who waits for an answer.
 
     Attributes:
-        client: from where the request came; clients share ticks fairly.
+        client: who sent the request; tenants and clients share ticks fairly.
         deadline: until when the answer is of use, on the engine's clock; None: for ever.
     """
 
-    client: str
+    client: Client
     deadline: float | None
 
 

@@ -50,9 +50,11 @@ from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.runs import Run, RunResult
 from cellserve_server.keeping.model_finder import ModelFinder
 from cellserve_server.keeping.operations import SessionOperations
-from cellserve_server.keys import SessionKey
+from cellserve_server.keys import Client, SessionKey
 from cellserve_server.security import tenant_of
 from cellserve_server.sessions.session import Origin, Session
+from cellserve_server.step_rates import StepRates
+from cellserve_server.tenant_limits import TenantLimits
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.tracing import Tracing
@@ -65,7 +67,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
     """RecurrentService.
 
     Args:
-        config: the limits.
+        limits: those of tenants.
+        rates: counts steps a second.
         models: where models are found.
         operations: the sessions and the engine.
         streams: serves StreamSteps.
@@ -76,7 +79,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
     def __init__(
         self,
-        config: ServerConfig,
+        limits: TenantLimits,
+        rates: StepRates,
         models: ModelFinder,
         operations: SessionOperations,
         streams: Streams,
@@ -84,7 +88,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         new_id: Callable[[], str],
         tracing: Tracing | None = None,
     ) -> None:
-        self._config = config
+        self._limits = limits
+        self._rates = rates
         self._models = models
         self._operations = operations
         self._engine = operations.engine
@@ -97,8 +102,10 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
     async def Call(self, request: messages.CallRequest, context: Context) -> messages.CallResponse:
         """One step without a session."""
-        model = await self._models.resolve(tenant_of(context), request.model)
-        run = run_of_call(request, model, self._caller_of(context), self._config)
+        caller = self._caller_of(context)
+        model = await self._models.resolve(caller.client.tenant, request.model)
+        run = run_of_call(request, model, caller, self._limits_of(context))
+        self._rates.charge(caller.client.tenant, 1)
         result = await self._execute(run)
         return messages.CallResponse(
             outputs=step_outputs(model, result.outputs, run.rows), state=state_message(model, result.leaves)
@@ -106,8 +113,9 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
     async def Step(self, request: messages.StepRequest, context: Context) -> messages.StepResponse:
         """One step of a session."""
-        step = step_of(request, await self._session_of(context, request.name, request.uid), self._config)
+        step = step_of(request, await self._session_of(context, request.name, request.uid), self._limits_of(context))
         session, model = step.session, step.session.model
+        self._rates.charge(session.key.tenant, 1)
         rows = step.rows if session.batch_size else None
         inputs = [array[:, 0] for array in step.inputs]
         done = self._engine.step_at_once(session, session.life, inputs, step.expected_step, step.run_id)
@@ -129,10 +137,11 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         caller = self._caller_of(context)
         if request.session:
             session = await self._session_of(context, request.session, request.uid, "session")
-            run = run_of_session_sequence(request, session, caller, self._config)
+            run = run_of_session_sequence(request, session, caller, self._limits_of(context))
         else:
-            model = await self._models.resolve(tenant_of(context), request.model)
-            run = run_of_plain_sequence(request, model, caller, self._config)
+            model = await self._models.resolve(caller.client.tenant, request.model)
+            run = run_of_plain_sequence(request, model, caller, self._limits_of(context))
+        self._rates.charge(caller.client.tenant, run.steps)
         result = await self._execute(run)
         return messages.RunSequenceResponse(
             outputs=sequence_message(run.model, result),
@@ -154,7 +163,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
                 # The transport has lost the caller, which is no fault of ours: as if it had cancelled.
                 raise asyncio.CancelledError("the caller has gone") from error
 
-        await self._streams.serve(tenant_of(context), context.peer(), request_iterator, write)
+        await self._streams.serve(Client(tenant_of(context), context.peer()), request_iterator, write)
 
     # --- sessions ----------------------------------------------------------------------------------------------------
 
@@ -162,15 +171,15 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
         self, request: messages.CreateSessionRequest, context: Context
     ) -> messages.CreateSessionResponse:
         """Makes a session."""
-        tenant = tenant_of(context)
+        tenant, limits = tenant_of(context), self._limits_of(context)
 
         async def create(origin: Origin) -> messages.CreateSessionResponse:
             id_ = session_id(request.session_id) if request.session_id else self._new_id()
             asked = request.session
-            batch_size = batch_size_of(asked.batch_size, self._config, "session.batch_size")
+            batch_size = batch_size_of(asked.batch_size, limits, "session.batch_size")
             ttl_s = None
             if asked.HasField("ttl"):
-                ttl_s = seconds_of(asked.ttl, self._config.max_ttl_s, "session.ttl")
+                ttl_s = seconds_of(asked.ttl, limits.max_ttl_s, "session.ttl")
             model = await self._models.resolve(tenant, asked.model, "session.model")
             require_steppable(model, "a session")
             leaves = None
@@ -195,7 +204,7 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
                 rows=session.rows,
                 steps=0,
                 with_state=True,
-                config=self._config,
+                config=self._limits_of(context),
                 advice="ask for the basic view",
             )
         return messages.GetSessionResponse(
@@ -290,6 +299,9 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
             return await self._tracing.execute(run, self._engine.execute)
         return await self._engine.execute(run)
 
+    def _limits_of(self, context: Context) -> ServerConfig:
+        return self._limits.of(tenant_of(context))
+
     def _key_of(self, context: Context, name: str, field: str = "name") -> SessionKey:
         return SessionKey(tenant_of(context), session_id_of(name, field))
 
@@ -298,7 +310,8 @@ class RecurrentService(recurrent_service_pb2_grpc.RecurrentServiceServicer):
 
     def _caller_of(self, context: Context) -> Caller:
         remaining_s = context.time_remaining()
-        return Caller(context.peer(), None if remaining_s is None else self._engine.clock() + remaining_s)
+        deadline = None if remaining_s is None else self._engine.clock() + remaining_s
+        return Caller(Client(tenant_of(context), context.peer()), deadline)
 
     async def _once(
         self, tenant: str, request: Message, request_id: str, do: Callable[[Origin], Coroutine[Any, Any, Answer]]

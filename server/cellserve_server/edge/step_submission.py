@@ -18,6 +18,7 @@ from cellserve_server.edge.stream_groups import Group
 from cellserve_server.engine.blocks import StepBlock, admissible
 from cellserve_server.engine.runs import Run
 from cellserve_server.keeping.operations import SessionOperations
+from cellserve_server.keys import Client
 from cellserve_server.sessions.session import Session
 
 # Up to so many elements it is quicker to take them one by one than to have numpy look at what holds them.
@@ -50,7 +51,7 @@ class StepSubmission:
         client: whose stream it is, for fairness between clients.
     """
 
-    def __init__(self, operations: SessionOperations, client: str) -> None:
+    def __init__(self, operations: SessionOperations, client: Client) -> None:
         self._operations = operations
         self._engine = operations.engine
         self._client = client

@@ -27,6 +27,8 @@ from cellserve_server.edge.stream_groups import Group, Groups
 from cellserve_server.engine.engine import draining_error
 from cellserve_server.engine.runs import cancelled_error
 from cellserve_server.keeping.operations import SessionOperations
+from cellserve_server.keys import Client
+from cellserve_server.step_rates import StepRates
 
 if TYPE_CHECKING:
     from cellserve_server.tracing.steps import StepsTrace
@@ -45,7 +47,8 @@ class StepStream:
         operations: the sessions and the engine.
         refusals: told of every error that is answered here.
         groups: the stream's groups.
-        client: whose stream it is, for fairness between clients.
+        rates: counts steps a second.
+        client: whose stream it is.
         write: sends a message; returns when the transport has taken it.
         tracing: makes spans of steps whose callers are traced; None: nobody traces.
     """
@@ -56,7 +59,8 @@ class StepStream:
         operations: SessionOperations,
         refusals: Refusals,
         groups: Groups,
-        client: str,
+        rates: StepRates,
+        client: Client,
         write: Callable[[Response], Awaitable[None]],
         tracing: Tracing | None = None,
     ) -> None:
@@ -65,6 +69,8 @@ class StepStream:
         self._engine = operations.engine
         self._refusals = refusals
         self._groups = groups
+        self._rates = rates
+        self._client = client
         self._submission = StepSubmission(operations, client)
         self._write = write
         self._tracing = tracing
@@ -243,6 +249,8 @@ class StepStream:
             self._check_columns(request)
             count = len(request.handles)
             inputs = group.columns.split(request.inputs, count)
+            if delay_s := self._rates.reserve(self._client.tenant, count):
+                await asyncio.sleep(delay_s)  # Nothing more is read meanwhile, which holds the client back.
             if count == 1 and (stepped := self._submission.at_once(group, request, inputs)) is not None:
                 if tracing is not None:
                     tracing.done_at_once()
@@ -294,7 +302,7 @@ class StepStream:
             )
         self._taking = True
         try:
-            await self._engine.queue.wait_for_room(count, size_bytes)
+            await self._engine.queue.wait_for_room(count, size_bytes, self._client)
         finally:
             self._taking = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from cellserve.errors import CellServeError
 from cellserve.tensors import Array
 from cellserve_server.engine.admission import overload_error, spare_s, too_late_error
+from cellserve_server.keys import Client
 from cellserve_server.sessions.seats import BUSY, ENGAGED, EXPIRE, FLAGS, LIFE, RUN_ID, STEP_COUNT, Seats
 from cellserve_server.sessions.session import Session
 
@@ -84,7 +85,7 @@ class StepBlock:
         deadlines: Array | None,
         positions: Array,
         sink: StepSink,
-        client: Hashable,
+        client: Client,
         step_bytes: int,
     ) -> None:
         self.seats = seats

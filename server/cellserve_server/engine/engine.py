@@ -39,6 +39,7 @@ from cellserve_server.engine.tick_loop import TickLoop
 from cellserve_server.engine.turns import Turn
 from cellserve_server.engine.whole_runs import WholeRuns
 from cellserve_server.incidents import internal_error
+from cellserve_server.keys import Client
 from cellserve_server.metrics import EngineMetrics
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.lanes import LaneTable, metrics_label
@@ -46,6 +47,7 @@ from cellserve_server.sessions.records import encode_states
 from cellserve_server.sessions.seats import BUSY, FLAGS, StateBudget
 from cellserve_server.sessions.session import LastRun, Session
 from cellserve_server.sessions.table import SessionTable
+from cellserve_server.tenant_limits import TenantLimits
 from cellserve_server.tick_times import TickTimes
 
 DRAIN_RETRY_S = 1.0
@@ -67,6 +69,7 @@ class Engine:
         metrics: told of ticks and runs.
         clock: unix seconds, never going back.
         new_id: makes the ids under which bugs are logged.
+        limits: those of tenants; None: as the settings say.
 
     Attributes:
         clock: as given.
@@ -87,6 +90,7 @@ class Engine:
         metrics: EngineMetrics,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        limits: TenantLimits | None = None,
     ) -> None:
         self.clock = clock
         self.draining = False
@@ -102,7 +106,7 @@ class Engine:
         self._metrics = metrics
         self._new_id = new_id
         self._log = structlog.get_logger("cellserve.engine")
-        self.queue = RunQueue(config)
+        self.queue = RunQueue(config, limits)
         self._runs: set[Run] = set()
         self._blocks: dict[StepBlock, int] = {}  # steps of each that are not over
         self._orphans: dict[int, Session] = {}  # by life: sessions that have ended while a block had them
@@ -169,10 +173,10 @@ class Engine:
         """
         self.require_serving()
         if not has_room:
-            self.queue.require_room(run.size_bytes)
+            self.queue.require_room(run.size_bytes, run.client)
         run.arrived = time.perf_counter()
         self._runs.add(run)
-        self.queue.add(1, run.size_bytes)
+        self.queue.add(1, run.size_bytes, run.client)
         if run.session is not None and run.session.busy:
             run.session.defer(partial(self._begin, run))
         else:
@@ -187,7 +191,7 @@ class Engine:
         self.require_serving()
         block.arrived = time.perf_counter()
         self._blocks[block] = len(block)
-        self.queue.add(len(block), len(block) * block.step_bytes)
+        self.queue.add(len(block), len(block) * block.step_bytes, block.client)
         self._ticks.add_block(self.lanes[model], block)
 
     def step_at_once(
@@ -254,7 +258,8 @@ class Engine:
             turn.take()
             return future
         if self._waiting_turns >= self._config.max_queued_runs:
-            raise self.queue.full(f"{self._waiting_turns} operations wait for their turn")
+            most = self._config.max_queued_runs
+            raise self.queue.full(f"{self._waiting_turns} operations wait for their turn", most)
         self._waiting_turns += 1
         session.defer(partial(self._take_turn, turn))
         return future
@@ -384,7 +389,7 @@ class Engine:
         self._blocks[block] -= count
         if not self._blocks[block]:
             del self._blocks[block]
-        self._count_out(model, count, count * block.step_bytes, outcome, block.arrived, is_step=True)
+        self._count_out(block.client, model, count, count * block.step_bytes, outcome, block.arrived, is_step=True)
 
     def refuse_step(self, block: StepBlock, model: LoadedModel, step: int, error: CellServeError | None) -> None:
         """A step of a block is not applied.
@@ -413,11 +418,19 @@ class Engine:
         self._settle(run, None)
 
     def _count_out(
-        self, model: LoadedModel, runs: int, size_bytes: int, outcome: str, arrived: float, *, is_step: bool
+        self,
+        client: Client,
+        model: LoadedModel,
+        runs: int,
+        size_bytes: int,
+        outcome: str,
+        arrived: float,
+        *,
+        is_step: bool,
     ) -> None:
         seconds = time.perf_counter() - arrived
         self._metrics.runs_done(metrics_label(model), outcome, runs, seconds, is_step=is_step)
-        self.queue.remove(runs, size_bytes)
+        self.queue.remove(runs, size_bytes, client)
 
     def _settle(self, run: Run, error: CellServeError | None) -> None:
         """Answers."""
@@ -425,7 +438,8 @@ class Engine:
         self._runs.discard(run)
         if run.session is not None and run.session.active is run:
             run.session.vacate()
-        self._count_out(run.model, 1, run.size_bytes, outcome_of(error), run.arrived, is_step=run.is_step)
+        outcome = outcome_of(error)
+        self._count_out(run.client, run.model, 1, run.size_bytes, outcome, run.arrived, is_step=run.is_step)
         if run.on_done is not None:
             run.on_done(run)
 

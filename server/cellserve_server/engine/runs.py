@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import enum
 import zlib
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cellserve.errors import CellServeError, RunCancelledError
 from cellserve.tensors import Array
+from cellserve_server.keys import NOBODY, Client
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.session import Session
 
@@ -109,7 +110,7 @@ class Run:
         deadline: float | None = None,
         outputs: OutputMode = OutputMode.ALL,
         return_state: bool = False,
-        client: Hashable = "",
+        client: Client = NOBODY,
     ) -> None:
         self.model = model
         self.inputs = inputs

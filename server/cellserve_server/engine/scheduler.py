@@ -1,24 +1,33 @@
 """What the next tick takes. Pure: no clock, no arrays, no I/O.
 
 Work lies in lanes (models), there in queues (the single steps of one batch size, the longer runs), and there in lines,
-one for each client. A tick takes from one queue. Lanes take turns. Within a lane clients do, and each client's queues:
-the queue of the client whose turn it is is the tick's, and whoever has work in that queue shares the tick, each an
-equal part of its rows; what is left over goes round again. Who was served goes to the end.
+one for each client of each tenant. A tick takes from one queue. Lanes take turns. Within a lane tenants do, each
+tenant's clients, and each client's queues: the queue of the client whose turn it is is the tick's, and whoever has work
+in that queue shares the tick: tenants equal parts of its rows, and each tenant's clients equal parts of that; what is
+left over goes round again, and with it who would have had too small a part. Who was served goes to the end.
 
-So with L lanes that have work and C clients in a lane, a client waits for at most L * C ticks, however long the
-sequences are and whatever the others have in line; usually for L, or 2 L where there are longer runs, since most share
-each tick.
+So with L lanes that have work, T tenants in a lane and C clients of each, a client waits for at most L * T * C ticks,
+however long the sequences are and whatever the others have in line; usually for L, or 2 L where there are longer runs,
+since most share each tick. How many clients others have does not matter to a tenant's part of a tick; and while there
+are several tenants ticks are smaller, so that nobody waits long for what others have in the tick under way.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Lane = TypeVar("Lane", bound=Hashable)
 Queue = TypeVar("Queue", bound=Hashable)
 Item = TypeVar("Item")
+
+# For so many ticks a tenant counts as one of those who share, after it has brought work: some seconds.
+MEMORY_TICKS = 1000
+# Parts of a tick are no smaller, be there ever so many clients, or are this part of it: each answer is a message. Those
+# who are not in this tick are in the next.
+LEAST_SHARE_ROWS = 32
+LEAST_PARTS = 4
 
 
 class Taken(NamedTuple, Generic[Item]):
@@ -39,81 +48,204 @@ class _Waiting(Generic[Item]):
         self.positions = positions
 
 
+class _Line(Generic[Item]):
+    """What a client has in a queue; compared by identity.
+
+    Args:
+        tenant, client: whose it is.
+    """
+
+    __slots__ = ("client", "tenant", "waiting")
+
+    def __init__(self, tenant: Hashable, client: Hashable) -> None:
+        self.tenant = tenant
+        self.client = client
+        self.waiting: deque[_Waiting[Item]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting)
+
+    @property
+    def next_rows(self) -> int:
+        """The rows of the next position."""
+        return self.waiting[0].rows
+
+    def take(self, rows: int, taken: list[Taken[Item]], served: dict[_Line[Item], None]) -> int:
+        """Takes up to so many rows; returns how many."""
+        used = 0
+        while self.waiting:
+            first = self.waiting[0]
+            positions = min((rows - used) // first.rows, first.positions)
+            if positions <= 0:
+                break
+            taken.append(Taken(first.item, positions))
+            used += positions * first.rows
+            first.positions -= positions
+            if first.positions:
+                break
+            self.waiting.popleft()
+        if used:
+            served[self] = None
+        return used
+
+
+Part = TypeVar("Part", bound="_Line[Any] | _Lines[Any]")
+
+
+class _Lines(Generic[Part]):
+    """Lines by whose they are, in the order in which they are dealt to: those of a tenant's clients, or of tenants."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self) -> None:
+        self.parts: OrderedDict[Hashable, Part] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self.parts)
+
+    @property
+    def next_rows(self) -> int:
+        """The rows of the next position of whoever comes first."""
+        return next(iter(self.parts.values())).next_rows
+
+    def take(self, rows: int, taken: list[Taken[Any]], served: dict[_Line[Any], None]) -> int:
+        """Deals up to so many rows out, and forgets lines that become empty; returns how many rows were taken."""
+        hungry = list(self.parts)
+        left = rows
+        while hungry and left > 0:
+            share = max(left // len(hungry), min(LEAST_SHARE_ROWS, rows // LEAST_PARTS), 1)
+            round_, hungry = hungry, []
+            for name in round_:
+                part = self.parts[name]
+                # One position is due to everyone, if it fits; one that never would is taken alone.
+                allowed = max(share, part.next_rows)
+                used = part.take(min(allowed, left) if taken else allowed, taken, served)
+                if used and part:
+                    self.parts.move_to_end(name)
+                    hungry.append(name)
+                elif not part:
+                    del self.parts[name]
+                left -= used
+                if left <= 0:
+                    break
+        return rows - left
+
+
 class _Work(Generic[Queue, Item]):
     """The work of a lane.
 
     Attributes:
-        turns: the clients in the order of their turns, each with its queues in the order of theirs.
-        lines: for each queue the clients that have work in it, in the order in which they are dealt to.
+        turns: the tenants in the order of their turns, each with its clients in that of theirs, and these with their
+            queues in that of theirs.
+        lines: for each queue the lines of the tenants that have work in it.
     """
 
     def __init__(self) -> None:
-        self.turns: OrderedDict[Hashable, OrderedDict[Queue, None]] = OrderedDict()
-        self.lines: dict[Queue, OrderedDict[Hashable, deque[_Waiting[Item]]]] = {}
+        self.turns: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[Queue, None]]] = OrderedDict()
+        self.lines: dict[Queue, _Lines[_Lines[_Line[Item]]]] = {}
 
-    def add(self, queue: Queue, client: Hashable, waiting: _Waiting[Item]) -> None:
+    def add(self, queue: Queue, tenant: Hashable, client: Hashable, waiting: _Waiting[Item]) -> None:
         """Puts work at the end of its client's line."""
-        clients = self.lines.setdefault(queue, OrderedDict())
-        if client in clients:
-            clients[client].append(waiting)
-        else:
-            clients[client] = deque((waiting,))
-            self.turns.setdefault(client, OrderedDict())[queue] = None
+        tenants = self.lines.get(queue)
+        if tenants is None:
+            tenants = self.lines[queue] = _Lines()
+        clients = tenants.parts.get(tenant)
+        if clients is None:
+            clients = tenants.parts[tenant] = _Lines()
+        line = clients.parts.get(client)
+        if line is None:
+            line = clients.parts[client] = _Line(tenant, client)
+            self.turns.setdefault(tenant, OrderedDict()).setdefault(client, OrderedDict())[queue] = None
+        line.waiting.append(waiting)
 
     def take(self, rows: int) -> tuple[Queue, list[Taken[Item]]]:
         """Takes a tick of at most so many rows; a larger position is taken alone."""
-        client, queues = next(iter(self.turns.items()))
+        tenant, clients = next(iter(self.turns.items()))
+        client, queues = next(iter(clients.items()))
         queue = next(iter(queues))
-        self.lines[queue].move_to_end(client, last=False)
+        lines = self.lines[queue]
+        lines.parts.move_to_end(tenant, last=False)
+        lines.parts[tenant].parts.move_to_end(client, last=False)
         return queue, self.take_of(queue, rows)
 
     def take_of(self, queue: Queue, rows: int) -> list[Taken[Item]]:
-        """Takes at most so many rows of a queue that has work, of each client its part."""
-        clients = self.lines[queue]
-        taken, served = _deal(clients, rows)
-        for name in served:
-            self._note_served(name, queue)
-        if not clients:
+        """Takes at most so many rows of a queue that has work, of each tenant and client its part."""
+        lines = self.lines[queue]
+        taken: list[Taken[Item]] = []
+        served: dict[_Line[Item], None] = {}
+        lines.take(rows, taken, served)
+        for line in served:
+            self._note_served(line, queue)
+        if not lines:
             del self.lines[queue]
         return taken
 
-    def _note_served(self, client: Hashable, queue: Queue) -> None:
-        queues = self.turns[client]
-        if self.lines[queue].get(client):
+    def _note_served(self, line: _Line[Item], queue: Queue) -> None:
+        clients = self.turns[line.tenant]
+        queues = clients[line.client]
+        if line:
             queues.move_to_end(queue)
         else:
-            del self.lines[queue][client], queues[queue]
+            del queues[queue]
         if queues:
-            self.turns.move_to_end(client)
+            clients.move_to_end(line.client)
         else:
-            del self.turns[client]
+            del clients[line.client]
+        if clients:
+            self.turns.move_to_end(line.tenant)
+        else:
+            del self.turns[line.tenant]
 
 
 class Scheduler(Generic[Lane, Queue, Item]):
-    """Ready work by lane, queue and client.
+    """Ready work by lane, queue, tenant and client.
 
     Args:
-        tick_rows: the rows that a tick of a lane takes at most; a larger position is taken alone.
+        max_tick_rows: rows that one tick takes at most; a larger position is taken alone.
+        max_shared_tick_rows: the same while several tenants have work, or had some in the last ``MEMORY_TICKS``; None:
+            no fewer.
+        lane_rows: the same of a lane's ticks; None: no fewer.
     """
 
-    def __init__(self, tick_rows: Callable[[Lane], int]) -> None:
-        self._tick_rows = tick_rows
+    def __init__(
+        self,
+        max_tick_rows: int,
+        max_shared_tick_rows: int | None = None,
+        lane_rows: Callable[[Lane], int] | None = None,
+    ) -> None:
+        self._max_tick_rows = max_tick_rows
+        self._max_shared_rows = min(max_shared_tick_rows or max_tick_rows, max_tick_rows)
+        self._lane_rows = lane_rows
+        self._ticks = 0
+        self._seen: OrderedDict[Hashable, int] = OrderedDict()  # by tenant: the tick before which it last brought work
         self._lanes: dict[Lane, _Work[Queue, Item]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
-    def add(self, lane: Lane, queue: Queue, client: Hashable, item: Item, rows: int, positions: int = 1) -> None:
+    def add(
+        self,
+        lane: Lane,
+        queue: Queue,
+        client: Hashable,
+        item: Item,
+        rows: int,
+        positions: int = 1,
+        tenant: Hashable = None,
+    ) -> None:
         """Puts work that is ready at the end of its client's line.
 
         Args:
             rows: of each position.
             positions: independent parts of the item, at least 1.
+            tenant: whose client it is.
         """
         work = self._lanes.get(lane)
         if work is None:
             work = self._lanes[lane] = _Work()
-        work.add(queue, client, _Waiting(item, rows, positions))
+        work.add(queue, tenant, client, _Waiting(item, rows, positions))
+        self._seen[tenant] = self._ticks
+        self._seen.move_to_end(tenant)
 
     def next_tick(self) -> tuple[Lane, Queue, list[Taken[Item]]]:
         """Takes the work of the next tick, of the lane whose turn it is.
@@ -125,7 +257,11 @@ class Scheduler(Generic[Lane, Queue, Item]):
             raise LookupError("nothing is ready")
         lane = next(iter(self._lanes))
         work = self._lanes.pop(lane)
-        queue, taken = work.take(self._tick_rows(lane))
+        self._ticks += 1
+        while next(iter(self._seen.values())) < self._ticks - MEMORY_TICKS and len(self._seen) > 1:
+            self._seen.popitem(last=False)
+        rows = self._max_tick_rows if len(self._seen) == 1 else self._max_shared_rows
+        queue, taken = work.take(rows if self._lane_rows is None else min(rows, self._lane_rows(lane)))
         if work.turns:
             self._lanes[lane] = work  # At the end of the dict: the other lanes come first.
         return lane, queue, taken
@@ -144,51 +280,3 @@ class Scheduler(Generic[Lane, Queue, Item]):
         if not work.turns:
             del self._lanes[lane]
         return taken
-
-
-def _deal(
-    clients: OrderedDict[Hashable, deque[_Waiting[Item]]], rows: int
-) -> tuple[list[Taken[Item]], dict[Hashable, None]]:
-    """Deals a tick's rows out. Lines that become empty stay, for the caller to see.
-
-    Returns:
-        What is taken, and the clients that were served; these stand at the end now.
-    """
-    taken: list[Taken[Item]] = []
-    served: dict[Hashable, None] = {}
-    hungry = list(clients)
-    left = rows
-    while hungry and left > 0:
-        share = max(left // len(hungry), 1)
-        round_, hungry = hungry, []
-        for client in round_:
-            line = clients[client]
-            # One position is due to everyone, if it fits; one that never would is taken alone.
-            allowed = max(share, line[0].rows)
-            used = _take(line, min(allowed, left) if taken else allowed, taken)
-            if used:
-                left -= used
-                served[client] = None
-                clients.move_to_end(client)
-                if line:
-                    hungry.append(client)
-            if left <= 0:
-                break
-    return taken, served
-
-
-def _take(line: deque[_Waiting[Item]], rows: int, taken: list[Taken[Item]]) -> int:
-    """Takes up to so many rows from a line; returns how many."""
-    used = 0
-    while line:
-        first = line[0]
-        positions = min((rows - used) // first.rows, first.positions)
-        if positions <= 0:
-            break
-        taken.append(Taken(first.item, positions))
-        used += positions * first.rows
-        first.positions -= positions
-        if first.positions:
-            break
-        line.popleft()
-    return used

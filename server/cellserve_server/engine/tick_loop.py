@@ -47,7 +47,9 @@ class TickLoop:
         owner: Owner,
     ) -> None:
         # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
-        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(self._tick_rows)
+        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(
+            config.max_tick_rows, config.max_shared_tick_rows, self._lane_rows
+        )
         self._config = config
         self._clock = clock
         self._wake = asyncio.Event()
@@ -72,21 +74,24 @@ class TickLoop:
         """Takes a block, whose sessions are idle; they are its from now on."""
         block.occupy()
         block.ready = self._clock()
-        self._scheduler.add(lane, block.seats, block.client, block, block.seats.rows, len(block))
+        tenant, client = block.client
+        self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant)
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
         """Takes a prepared run. A single step of a session goes with the blocks, all else by chunks."""
         seats = run.session.seats if run.session is not None and run.is_plain_step else None
         run.ready = self._clock()
-        self._scheduler.add(lane, seats, run.client, run, run.rows)
+        tenant, client = run.client
+        self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant)
         self._wake.set()
 
     def _go_on(self, lane: Lane, run: Run) -> None:
         """A run has steps left."""
-        self._scheduler.add(lane, None, run.client, run, run.rows)
+        tenant, client = run.client
+        self._scheduler.add(lane, None, client, run, run.rows, tenant=tenant)
 
-    def _tick_rows(self, lane: Lane) -> int:
+    def _lane_rows(self, lane: Lane) -> int:
         return lane.rows_within(self._config.max_tick_us / 1e6 / self._computing.slowness, self._config.max_tick_rows)
 
     async def _loop(self) -> None:

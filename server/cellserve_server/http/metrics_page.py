@@ -11,7 +11,9 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from cellserve_server.binding import is_loopback
 from cellserve_server.http.bounded_server import BoundedHandler, BoundedServer
+from cellserve_server.http.door import Door
 
 # How often the thread looks whether it is to end. It is woken when it is, so this is only what an idle server costs;
 # prometheus_client's own way of starting a page looks twice a second.
@@ -28,18 +30,29 @@ class MetricsPage:
         host: the address to listen on.
         port: the TCP port; 0 picks a free one.
         inspector: answers what is below ``/inspector``; None: nobody does.
+        door: who is let in; None: everybody. Who is on this machine reads the metrics in any case, if nobody else
+            reaches them: they name neither sessions nor tenants.
 
     Raises:
         OSError: the address cannot be listened on.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, host: str, port: int, inspector: WSGIApplication | None = None
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        inspector: WSGIApplication | None = None,
+        door: Door | None = None,
     ) -> None:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         # The address family is an attribute of socketserver's classes.
         of_family: type[WSGIServer] = type("MetricsServer", (BoundedServer,), {"address_family": family})
         metrics = _understood(make_wsgi_app(registry))
+        if door is not None and not is_loopback(host):
+            metrics = door.before(metrics)
+        if door is not None and inspector is not None:
+            inspector = door.before(inspector)
         pages = metrics if inspector is None else _side_by_side(metrics, inspector)
         self._server: WSGIServer = make_server(host, port, pages, of_family, BoundedHandler)
         self._thread = threading.Thread(

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from cellserve.errors import CellServeError, FieldInvalidError, NotFoundError, QuotaExceededError, SessionMovedError
+from cellserve_server.http.door import IDENTITY
 from cellserve_server.inspector.inspector import Inspector
 from cellserve_server.inspector.parameters import MAX_WATCH_ID, Parameters
 
@@ -76,7 +77,7 @@ class InspectorPages:
         elif path in self._files:
             status, (kind, body) = HTTPStatus.OK, self._files[path]
         elif path in self._questions:
-            status, kind, body = self._answer(self._questions[path], environ.get("QUERY_STRING", ""))
+            status, kind, body = self._answer(self._questions[path], environ)
         else:
             status, kind, body = _refusal(HTTPStatus.NOT_FOUND, "there is no such page")
         # A file is asked for again each time, so that a newer server's pages fit together; data is kept nowhere.
@@ -87,9 +88,10 @@ class InspectorPages:
         start_response(f"{status.value} {status.phrase}", [*headers, *SECURITY_HEADERS])
         return [body]
 
-    def _answer(self, question: Callable[[Parameters], Answer], query: str) -> Answer:
+    def _answer(self, question: Callable[[Parameters], Answer], environ: WSGIEnvironment) -> Answer:
         try:
-            parameters = Parameters(parse_qsl(query, keep_blank_values=True))
+            pairs = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+            parameters = Parameters(pairs, environ.get(IDENTITY))
             with self._places:
                 return question(parameters)
         except CellServeError as error:

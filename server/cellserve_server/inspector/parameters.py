@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from typing import TypeVar
 
-from cellserve.errors import FieldInvalidError
+from cellserve.errors import FieldInvalidError, SessionNotFoundError
 from cellserve_server.config import INT32_MAX
 from cellserve_server.keys import SessionKey
+from cellserve_server.security.identity import DEFAULT_TENANT, Identity
 from cellserve_server.sessions.activity import ORDER_FIELDS, Order
 
 MAX_TEXT_CHARS = 256
@@ -16,7 +17,6 @@ MAX_LISTED = 200
 DEFAULT_LISTED = 25
 # What a browser has as an exact number.
 MAX_WATCH_ID = (1 << 53) - 1
-DEFAULT_TENANT = "default"
 
 T = TypeVar("T")
 
@@ -26,12 +26,14 @@ class Parameters:
 
     Args:
         pairs: names and values.
+        asker: who asks, and sees its own tenant's sessions alone; None: nobody is asked who he is.
 
     Raises:
         FieldInvalidError: one is there twice. So do all methods, naming the parameter, if its value cannot be.
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]], asker: Identity | None = None) -> None:
+        self._asker = asker
         self._values: dict[str, str] = {}
         for name, value in pairs:
             if name in self._values:
@@ -66,8 +68,16 @@ class Parameters:
         return value
 
     def tenant(self) -> str:
-        """Whose sessions are meant."""
-        return self.text("tenant", DEFAULT_TENANT)
+        """Whose sessions are meant.
+
+        Raises:
+            SessionNotFoundError: another tenant's than the asker's.
+        """
+        own = DEFAULT_TENANT if self._asker is None else self._asker.tenant
+        tenant = self.text("tenant", own)
+        if self._asker is not None and tenant != own:
+            raise SessionNotFoundError(f"tenant: expected {own!r}, whose token this is; no others' sessions are there")
+        return tenant
 
     def key(self) -> SessionKey:
         """Which session is meant."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -32,6 +33,8 @@ from cellserve_server.stores.base import Store
 
 SWEPT_AT_ONCE = 1000
 SWEEP_S = 30.0
+# Random and secret, which ids of sessions are not: see Peers.
+PROCESS_ID_BYTES = 16
 
 
 class Keeping:
@@ -79,7 +82,9 @@ class Keeping:
         self._engine = residents.engine
         self._on_bug = on_bug
         self._watch = StoreWatch(store, metrics.stores, on_store)
-        self._peers = Peers(config.takeover_timeout_ms / 1000, clock, new_id(), peer_channels)
+        self._peers = Peers(
+            config.takeover_timeout_ms / 1000, clock, secrets.token_hex(PROCESS_ID_BYTES), peer_channels
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("cellserve.keeping")
         if store.is_volatile:

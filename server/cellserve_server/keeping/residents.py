@@ -16,6 +16,7 @@ from cellserve_server.sessions.activity import Activity
 from cellserve_server.sessions.seats import NEEDED
 from cellserve_server.sessions.session import NO_ORIGIN, Origin, Session
 from cellserve_server.sessions.table import EVICTED, SessionTable
+from cellserve_server.tenant_limits import TenantLimits
 
 EXPIRY_TIMER_MIN_S = 1.0
 EXPIRY_TIMER_MAX_S = 3600.0
@@ -71,8 +72,10 @@ class Residents:
         metrics: told of sessions that begin and end.
         clock: unix seconds, never going back.
         new_id: makes uids, and the ids under which bugs are logged.
+        limits: those of tenants; None: as the settings say.
 
     Attributes:
+        limits: as given.
         sessions: them.
         engine: steps them.
         activity: finds those that are the most active.
@@ -86,9 +89,11 @@ class Residents:
         metrics: Metrics,
         clock: Callable[[], float],
         new_id: Callable[[], str],
+        limits: TenantLimits | None = None,
     ) -> None:
-        self.sessions = SessionTable(config, clock, new_id, self._release)
-        self.engine = Engine(config, self.sessions, metrics.engine, clock, new_id)
+        self.limits = limits or TenantLimits(config)
+        self.sessions = SessionTable(config, clock, new_id, self._release, self.limits)
+        self.engine = Engine(config, self.sessions, metrics.engine, clock, new_id, self.limits)
         self.activity = Activity(self.engine.lanes, clock)
         self._models = models
         self._metrics = metrics.sessions
@@ -101,7 +106,7 @@ class Residents:
         )
         metrics.sessions.watch(
             sessions=lambda: len(self.sessions),
-            state_bytes=lambda: self.sessions.state_bytes,
+            state_bytes=lambda: self.sessions.held.state_bytes,
             slab_bytes=self.engine.lanes.slab_bytes,
             slab_rows=self.engine.lanes.slab_rows,
         )
@@ -148,16 +153,26 @@ class Residents:
             await asyncio.sleep(ROOM_POLL_S)  # Those that are busy are done soon.
 
     def _has_made_room(self, birth: Birth) -> bool:
-        if not self.sessions.has_room(birth.state_bytes):
+        if not self._has_room(birth, is_soft=False):
             self._evict(birth, NEEDED, is_soft=False)
-        if not self.sessions.has_room(birth.state_bytes, is_soft=True):
+        if not self._has_room(birth, is_soft=True):
             self._evict(birth, 0, is_soft=True)
-        return self.sessions.has_room(birth.state_bytes, is_soft=True)
+        return self._has_room(birth, is_soft=True)
+
+    def _has_room(self, birth: Birth, *, is_soft: bool) -> bool:
+        size = birth.state_bytes, birth.rows
+        return self.sessions.has_room(*size, is_soft=is_soft) and self.sessions.tenant_has_room(
+            birth.key.tenant, *size, is_soft=is_soft
+        )
 
     def _evict(self, birth: Birth, spared: int, *, is_soft: bool) -> None:
-        least = len(self.sessions) // EVICTED_SHARE
-        for number, session in enumerate(self.engine.lanes.idlest(spared)):
-            if number >= least and self.sessions.has_room(birth.state_bytes, is_soft=is_soft):
+        idlest = self.engine.lanes.idlest(spared)
+        if not self.sessions.tenant_has_room(birth.key.tenant, birth.state_bytes, birth.rows, is_soft=is_soft):
+            # Who has more than its part makes room among its own.
+            idlest = [session for session in idlest if session.key.tenant == birth.key.tenant]
+        least = len(idlest) // EVICTED_SHARE
+        for number, session in enumerate(idlest):
+            if number >= least and self._has_room(birth, is_soft=is_soft):
                 return
             self.sessions.depart(session, EVICTED)
 

@@ -17,6 +17,7 @@ from cellserve_server.keeping.peers import Peers
 from cellserve_server.keeping.residents import Birth, Residents
 from cellserve_server.keeping.store_watch import StoreWatch
 from cellserve_server.keeping.stored_listing import StoredListing
+from cellserve_server.keeping.stored_quota import StoredQuota
 from cellserve_server.keeping.takeover import Takeover
 from cellserve_server.keys import SessionKey
 from cellserve_server.metrics import SessionMetrics
@@ -67,6 +68,7 @@ class StoreKeeper:
         self._watch = watch
         self._clock = clock
         self._new_id = new_id
+        self._quota = StoredQuota(store, residents.limits, clock)
         self._listing = StoredListing(store, self._sessions, clock)
         self._changing: dict[SessionKey, asyncio.Future[None]] = {}
         self._asked: dict[SessionKey, tuple[int, str]] = {}  # of those that change: the epoch and the taker
@@ -154,9 +156,17 @@ class StoreKeeper:
 
     # --- letting go --------------------------------------------------------------------------------------------------
 
-    def heard_from(self, taker: str) -> None:
-        """Another replica asks for sessions: it is there."""
+    def is_asked_by_a_peer(self, taker: str, holder: str) -> bool:
+        """Whether it is another replica that asks for sessions.
+
+        Args:
+            taker: its address.
+            holder: whom it asks, as only the store says it.
+        """
+        if not self._peers.is_owner(holder):
+            return False
         self._peers.heard_from(taker)
+        return True
 
     async def let_go(self, key: SessionKey, epoch: int, taker: str) -> bool:
         """Another replica wants a session: it goes once what is under way is over, and is in the store.
@@ -200,6 +210,10 @@ class StoreKeeper:
         return outcome
 
     async def _create(self, births: Sequence[Birth], outcomes: dict[SessionKey, Outcome]) -> None:
+        tenant = births[0].key.tenant  # They are of one request.
+        given = await self._quota.take(tenant, len(births))
+        outcomes.update((birth.key, self._quota.error(tenant)) for birth in births[given:])
+        births = births[:given]
         now = self._clock()
         uids = [self._new_id() for _ in births]
         drafts = []

@@ -130,16 +130,15 @@ class Takeover:
         """
         held_by: dict[str, list[SessionKey]] = {}
         for key, what in wanted.items():
-            holder = address_of(what.owner)
-            if holder and holder != self._peers.own:
-                held_by.setdefault(holder, []).append(key)
+            if address_of(what.owner) not in ("", self._peers.own):
+                held_by.setdefault(what.owner, []).append(key)
         answers = await asyncio.gather(
             *(self._ask_holder(owner, [(key, wanted[key].epoch) for key in keys]) for owner, keys in held_by.items())
         )
         # What this process has sent away itself it wrote before. An earlier one at this address may have ended at once.
         how = {key: "free" if what.owner in ("", self._peers.owner) else "fenced" for key, what in wanted.items()}
         for (owner, keys), answer in zip(held_by.items(), answers, strict=True):
-            self._log.info("takeover", holder=owner, sessions=len(keys), holder_answered=answer is True)
+            self._log.info("takeover", holder=address_of(owner), sessions=len(keys), holder_answered=answer is True)
             if isinstance(answer, CellServeError):
                 outcomes.update(dict.fromkeys(keys, answer))
                 for key in keys:

@@ -1,14 +1,7 @@
-"""Who calls. Until callers have an identity, everybody is one tenant."""
+"""Who may come in, and as whom: TLS, tokens, tenants and their rights."""
 
 from __future__ import annotations
 
-DEFAULT_TENANT = "default"
+from cellserve_server.security.identity import ADMIN, DEFAULT_TENANT, require_right, tenant_of
 
-
-def tenant_of(context: object) -> str:
-    """The tenant on whose behalf an RPC is made.
-
-    Args:
-        context: the RPC's ``grpc.aio.ServicerContext``; identity will be read from it.
-    """
-    return DEFAULT_TENANT
+__all__ = ["ADMIN", "DEFAULT_TENANT", "require_right", "tenant_of"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from cellserve.errors import (
@@ -21,6 +21,7 @@ from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.expiry import ExpiryQueue
 from cellserve_server.sessions.seats import LIFE, QUOTA_RETRY_S, Seats
 from cellserve_server.sessions.session import Session
+from cellserve_server.tenant_limits import TenantLimits
 
 EXPIRED_AT_ONCE = 1000
 # Sessions that are needed at once may be more than the limits say, by this factor.
@@ -58,6 +59,40 @@ def exists_error(key: SessionKey) -> SessionExistsError:
     )
 
 
+class Held:
+    """What all sessions in memory, or those of a tenant, take.
+
+    Attributes:
+        sessions: their number.
+        state_bytes: of their states, both copies counted.
+        rows: of all of them; one without a batch dimension has one.
+    """
+
+    __slots__ = ("rows", "sessions", "state_bytes")
+
+    def __init__(self) -> None:
+        self.sessions = 0
+        self.state_bytes = 0
+        self.rows = 0
+
+    def add(self, session: Session, sign: int) -> None:
+        """Counts a session in, or with -1 out."""
+        self.sessions += sign
+        self.state_bytes += sign * session.state_bytes
+        self.rows += sign * session.rows
+
+    def excess(self, limits: ServerConfig, state_bytes: int, rows: int, factor: int) -> tuple[str, int, int] | None:
+        """The limit that another session would be beyond, what it would make it, and what is allowed; None: it fits."""
+        for quota, wanted, most in (
+            ("max_sessions", self.sessions + 1, limits.max_sessions),
+            ("max_state_bytes", self.state_bytes + state_bytes, limits.max_state_bytes),
+            ("max_state_rows", self.rows + rows, limits.max_state_rows),
+        ):
+            if wanted > factor * most:
+                return quota, wanted, factor * most
+        return None
+
+
 class SessionTable:
     """All sessions by key, with their limits, expiry, and the reasons why sessions ended.
 
@@ -66,9 +101,11 @@ class SessionTable:
         clock: unix seconds.
         new_id: makes uids.
         on_end: called with a session that is over, whatever ended it, after it left the table.
+        limits: those of tenants; None: as the settings say.
 
     Attributes:
-        state_bytes: of the sessions in memory.
+        held: what the sessions in memory take.
+        held_by: the same by tenant; who has none is not in it.
         new_owners: of sessions that have moved away lately, the replicas that have them; empty: not known.
     """
 
@@ -78,17 +115,19 @@ class SessionTable:
         clock: Callable[[], float],
         new_id: Callable[[], str],
         on_end: Callable[[Session], None],
+        limits: TenantLimits | None = None,
     ) -> None:
         self._config = config
+        self._limits = limits or TenantLimits(config)
         self._clock = clock
         self._new_id = new_id
         self._on_end = on_end
         self._sessions: dict[SessionKey, Session] = {}
-        self._counts: Counter[str] = Counter()  # by tenant
         self._tombstones: OrderedDict[SessionKey, tuple[str, str]] = OrderedDict()  # key -> (uid, cause)
         self._expiry: ExpiryQueue[Session] = ExpiryQueue(self._sessions)
         self._lives = 0
-        self.state_bytes = 0
+        self.held = Held()
+        self.held_by: dict[str, Held] = {}
         self.new_owners: OrderedDict[SessionKey, str] = OrderedDict()
 
     def __len__(self) -> int:
@@ -99,7 +138,8 @@ class SessionTable:
 
     def count_of(self, tenant: str) -> int:
         """How many of them are a tenant's."""
-        return self._counts[tenant]
+        held = self.held_by.get(tenant)
+        return 0 if held is None else held.sessions
 
     def get(self, key: SessionKey, uid: str = "") -> Session:
         """A living session.
@@ -183,31 +223,30 @@ class SessionTable:
 
         Raises:
             SessionExistsError: the id is taken.
-            QuotaExceededError: the limit of sessions or of state bytes is reached.
+            QuotaExceededError: a limit of sessions, state bytes or rows is reached, that of all or of the tenant.
             MemoryError: there is no memory for its state.
         """
         now = self._clock()
         if self.resident(key) is not None:
             raise exists_error(key)
         state_bytes = 2 * seats.rows * model.state_bytes_per_row
-        factor = SOFT if is_soft else 1
-        self._require_quota("max_sessions", len(self) + 1, factor * self._config.max_sessions)
-        self._require_quota("max_state_bytes", self.state_bytes + state_bytes, factor * self._config.max_state_bytes)
+        self._require_quotas(key.tenant, state_bytes, seats.rows, is_soft=is_soft)
         session = Session(key, uid or self._new_id(), model, batch_size, seats, self._next_life())
         session.set_times(now, ttl_s)
         self._sessions[key] = session
-        self._counts[key.tenant] += 1
-        self.state_bytes += state_bytes
+        self._count(session, 1)
         self._expiry.add(session)
         return session
 
-    def has_room(self, state_bytes: int, *, is_soft: bool = False) -> bool:
-        """Whether one session more, with so many bytes of states, is within the limits; soft ones are twice as high."""
-        factor = SOFT if is_soft else 1
-        return (
-            len(self) < factor * self._config.max_sessions
-            and self.state_bytes + state_bytes <= factor * self._config.max_state_bytes
-        )
+    def has_room(self, state_bytes: int, rows: int, *, is_soft: bool = False) -> bool:
+        """Whether one session more, of so many bytes and rows, is within the limits of all; soft ones are twice as
+        high."""
+        return self.held.excess(self._config, state_bytes, rows, SOFT if is_soft else 1) is None
+
+    def tenant_has_room(self, tenant: str, state_bytes: int, rows: int, *, is_soft: bool = False) -> bool:
+        """As ``has_room``, within the limits of a tenant."""
+        held = self.held_by.get(tenant) or Held()
+        return held.excess(self._limits.of(tenant), state_bytes, rows, SOFT if is_soft else 1) is None
 
     def begin_life(self, session: Session, uid: str, cause: str) -> None:
         """Gives a session a new uid; ``cause`` (reset, set) is what the old one's users are told."""
@@ -245,8 +284,7 @@ class SessionTable:
     def _take_out(self, session: Session, cause: str) -> None:
         session.ended = cause
         del self._sessions[session.key]
-        self._counts[session.key.tenant] -= 1
-        self.state_bytes -= session.state_bytes
+        self._count(session, -1)
         self._on_end(session)
 
     def expire_due(self, limit: int = EXPIRED_AT_ONCE) -> float | None:
@@ -298,13 +336,26 @@ class SessionTable:
         self._lives += 1
         return self._lives
 
-    def _require_quota(self, quota: str, wanted: int, limit: int) -> None:
-        if wanted > limit:
-            raise QuotaExceededError(
-                f"{quota}: expected at most {limit}; this session would make it {wanted}",
-                metadata={"quota": quota, "limit": str(limit)},
-                retry_after_s=QUOTA_RETRY_S,
-            )
+    def _count(self, session: Session, sign: int) -> None:
+        self.held.add(session, sign)
+        tenant = session.key.tenant
+        held = self.held_by.setdefault(tenant, Held())
+        held.add(session, sign)
+        if not held.sessions:
+            del self.held_by[tenant]
+
+    def _require_quotas(self, tenant: str, state_bytes: int, rows: int, *, is_soft: bool) -> None:
+        factor = SOFT if is_soft else 1
+        held = self.held_by.get(tenant) or Held()
+        for whose, what, limits in (("", self.held, self._config), (" of this tenant", held, self._limits.of(tenant))):
+            excess = what.excess(limits, state_bytes, rows, factor)
+            if excess is not None:
+                quota, wanted, limit = excess
+                raise QuotaExceededError(
+                    f"{quota}: expected at most {limit}{whose}; this session would make it {wanted}",
+                    metadata={"quota": quota, "limit": str(limit)},
+                    retry_after_s=QUOTA_RETRY_S,
+                )
 
     def _bury(self, key: SessionKey, uid: str, cause: str) -> None:
         if self._config.max_tombstones == 0:

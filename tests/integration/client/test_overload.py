@@ -39,11 +39,11 @@ def refusing_everything(server: RunningApp) -> Iterator[None]:
 
     with own_connection(server.address) as stubs:
         call = stubs.recurrent.StreamSteps(say_nothing())
-        server.wait_until(lambda: server.app.interceptor.active == 1)
+        server.wait_until(lambda: server.app.interceptor.admission.active == 1)
         yield
         over.set()
         assert list(call) == []
-        server.wait_until(lambda: server.app.interceptor.active == 0)
+        server.wait_until(lambda: server.app.interceptor.admission.active == 0)
 
 
 def attempts(server: RunningApp) -> int:

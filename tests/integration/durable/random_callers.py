@@ -25,6 +25,7 @@ from cellserve.errors import (
 from cellserve.tensors import Array
 from cellserve_server.app import App
 from cellserve_server.engine.runs import Run
+from cellserve_server.keeping.peers import address_of
 from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.session import Origin, SessionSnapshot
@@ -61,15 +62,21 @@ class World:
         self._is_cut = False
         for app in apps:
             app.keeping._peers.ask_to_release = partial(self._ask, app.address)  # type: ignore[method-assign]
+            app.keeping._peers.is_there = self._is_there  # type: ignore[method-assign]
 
     async def _ask(self, taker: str, owner: str, sessions: Sequence[tuple[SessionKey, int]]) -> bool:
         await asyncio.sleep(0)
         if self._is_cut:
             return False
-        (keeper,) = (app.keeping.stored for app in self.apps if app.address == owner)
+        (keeper,) = (app.keeping.stored for app in self.apps if app.address == address_of(owner))
         assert keeper is not None
+        assert keeper.is_asked_by_a_peer(taker, owner)
         await asyncio.gather(*(keeper.let_go(key, epoch, taker) for key, epoch in sessions))
         return True
+
+    async def _is_there(self, address: str) -> bool:
+        await asyncio.sleep(0)
+        return not self._is_cut
 
     async def run(self) -> None:
         """Has things fail and recover until it is over."""

@@ -71,7 +71,7 @@ def require_rest(app: App) -> None:
     assert not any(left), left
     sessions = list(app.operations.sessions)
     assert not [session.key.id for session in sessions if session.busy or session.active or session.waiting]
-    assert app.operations.sessions.state_bytes == sum(session.state_bytes for session in sessions)
+    assert app.operations.sessions.held.state_bytes == sum(session.state_bytes for session in sessions)
     assert sum(model.session_count for model in app.models.defined()) == len(sessions)
     for seats in engine.lanes.tables():
         assert not seats.records[: seats.capacity][seats.records[: seats.capacity, LIFE] == 0][:, FLAGS].any()

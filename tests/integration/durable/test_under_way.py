@@ -117,7 +117,7 @@ def test_a_reset_whose_caller_goes_away_has_happened_or_not(replicas: Replicas, 
     first.loop.run(store.reached.wait())
     resetting.cancel()
     first.loop.call(store.goes_on.set)
-    first.wait_until(lambda: first.app.interceptor.active == 0)
+    first.wait_until(lambda: first.app.interceptor.admission.active == 0)
     begun = read(first)
     assert begun.uid != uid
     assert begun.step_count == 0

@@ -324,7 +324,7 @@ def test_steps_whose_stream_ends_while_they_wait_for_room(loop_thread: LoopThrea
             gate.wait_entered()
             traces = [stream_pb2.PositionTrace(position=position, traceparent=SAMPLED) for position in range(2)]
             stream.steps(range(2), step_inputs(2), traces=traces)
-            traced.running.wait_until(lambda: bool(queue._line))
+            traced.running.wait_until(lambda: bool(queue._lines))
             stream.call.cancel()
             spans = traced.after("cellserve.run", "cellserve.run")
             gate.let()
