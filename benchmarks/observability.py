@@ -8,10 +8,11 @@ tells how far two equal servers are apart.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import tempfile
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,38 +41,58 @@ COPIES: dict[str, Sequence[str]] = {
     "without tracing": without.TRACING,
     "an untouched copy": (),
 }
+SCRAPED_BURSTS = 5  # one in so many
 STEPS_METRIC = "cellserve_steps_total"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much."""
+    """How much.
+
+    Attributes:
+        sessions: stepped at once.
+        lives: how often all servers are started anew: two processes of one program differ by some per cent for as long
+            as they live, by where their memory lies.
+        rhythm: of each life.
+    """
 
     sessions: int
+    lives: int
     rhythm: Rhythm
 
 
-FULL = Plan(256, Rhythm(rounds=17, warmup_s=0.2, seconds=1.0))
-QUICK = Plan(256, Rhythm(rounds=2, warmup_s=0.2, seconds=0.4))
+# Many short bursts: the weather changes within seconds.
+FULL = Plan(256, lives=6, rhythm=Rhythm(rounds=9, warmup_s=0.1, seconds=0.4))
+QUICK = Plan(256, lives=1, rhythm=Rhythm(rounds=2, warmup_s=0.2, seconds=0.4))
 
 
 async def measure(plan: Plan, progress: Progress) -> Result:
     """Keys: those of ``RATIOS``: medians over pairs of bursts; ``_low`` and ``_high``: the interval of that median."""
     result = Result()
-    progress.expect(plan.rhythm.rounds)
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        contestants = {AS_IT_IS: await stack.enter_async_context(_served(AS_IT_IS, plan, None))}
+    progress.expect(plan.lives * plan.rhythm.rounds)
+    pairs: list[Pair] = []
+    with tempfile.TemporaryDirectory() as folder:
+        packages: dict[str, Path | None] = {AS_IT_IS: None, INSPECTED: None}
         for name, shapes in COPIES.items():
-            package = folder / name.replace(" ", "-")
+            package = packages[name] = Path(folder) / name.replace(" ", "-")
             package.mkdir()
             count = without.server_without(shapes, package)
             result.notes.append(f"{name}: {count} statements taken out")
-            contestants[name] = await stack.enter_async_context(_served(name, plan, package))
-        contestants[INSPECTED] = await stack.enter_async_context(_served(INSPECTED, plan, None))
-        pairs = await alternate(plan.rhythm.rounds, list(contestants.values()), progress, "rounds", there_and_back=True)
-    _report(result, list(contestants), pairs)
+        for life in range(plan.lives):
+            pairs += await _live(plan, packages, life, progress)
+    _report(result, list(packages), pairs)
     return result
+
+
+async def _live(plan: Plan, packages: Mapping[str, Path | None], life: int, progress: Progress) -> list[Pair]:
+    """Starts all servers, and has them take turns; nobody is always the first of a round."""
+    names = list(packages)
+    first = life % len(names)
+    order = names[first:] + names[:first]
+    async with AsyncExitStack() as stack:
+        contestants = [await stack.enter_async_context(_served(name, plan, packages[name])) for name in order]
+        rounds = await alternate(plan.rhythm.rounds, contestants, progress, "rounds", there_and_back=True)
+    return [tuple(pair[order.index(name)] for name in names) for pair in rounds]
 
 
 def _report(result: Result, names: list[str], pairs: list[Pair]) -> None:
@@ -97,7 +118,7 @@ def _report(result: Result, names: list[str], pairs: list[Pair]) -> None:
 
 @asynccontextmanager
 async def _served(name: str, plan: Plan, package: Path | None) -> AsyncIterator[Contestant]:
-    """A server that is scraped once a burst, which is more often than any Prometheus does."""
+    """A server that is scraped in every fifth burst, which is more often than any Prometheus does."""
     (port,) = free_ports(1)
     page = f"http://127.0.0.1:{port}/metrics"
     flags = ("--inspector",) if name == INSPECTED else ()
@@ -106,7 +127,11 @@ async def _served(name: str, plan: Plan, package: Path | None) -> AsyncIterator[
         sessions = [await ours.cell.session() for _ in range(plan.sessions)]
         steppers = [Caller(session.step, row) for session, row in zip(sessions, inputs, strict=True)]
 
+        bursts = itertools.count()
+
         async def scrape() -> None:
+            if next(bursts) % SCRAPED_BURSTS:
+                return
             await asyncio.sleep(plan.rhythm.warmup_s + plan.rhythm.seconds / 2)
             await asyncio.to_thread(_metric, page, STEPS_METRIC)
 
