@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from cellserve_client.load.latencies import Latencies, Sample
 STALL_SECOND = 17
 
 
+@cache
 def closed_document(seed: int = 0, seconds: int = 30, median_ms: float = 4.0) -> LoadDocument:
     """Single steps of 64 sessions, each sent when it had its answer; the server's metrics were not read."""
     random = np.random.default_rng(seed)
@@ -56,6 +58,7 @@ def closed_document(seed: int = 0, seconds: int = 30, median_ms: float = 4.0) ->
     )
 
 
+@cache
 def open_document(seed: int = 0) -> LoadDocument:
     """Steps and sequences by a schedule, in two stages, with a stall, errors, an objective, a search and metrics."""
     document = closed_document(seed)

@@ -142,6 +142,7 @@ def test_a_disk_that_fails_refuses_steps_and_nothing_is_lost(tmp_path: Path) -> 
         np.testing.assert_allclose(step(stubs, "s", 6), wanted(7)[6], TOLERANCE, TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_file_damaged_in_its_middle_loses_what_was_there_alone(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     names = [f"s{number}" for number in range(SESSIONS)]
@@ -196,6 +197,7 @@ def served(path: Path, *prefix: str) -> Iterator[ManagedProcess]:
             process.stop()
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_be_written_is_told_at_the_start(tmp_path: Path) -> None:
     setpriv = shutil.which("setpriv")
     if setpriv is None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fuzz import http2_attacks, http_attacks, raw
 from tests.fuzz.reports import Report
 from tests.fuzz.victim import victim
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_protocol_harm_nobody() -> None:
     report = Report("a few")
     with victim() as target:

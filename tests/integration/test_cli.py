@@ -119,6 +119,7 @@ def test_sessions_by_activity(capsys: pytest.CaptureFixture[str], remote: Server
         assert "--sort" in refusal(capsys, 2, "sessions", "list", "--sort", "speed")
 
 
+@pytest.mark.slow
 def test_load(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
     arguments = [remote.address, "--model", model, "--sessions", "4", "--seconds", "0.3", "--warmup", "0.1"]
     document = json.loads(answer(capsys, "load", *arguments, "--json"))

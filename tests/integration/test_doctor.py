@@ -139,6 +139,7 @@ def test_a_port_that_a_server_has(examine: Examine, server_address: str) -> None
     assert "wrong" in found.states(f"--port: {server_address} is taken by a gRPC server whose health is SERVING")
 
 
+@pytest.mark.slow
 def test_ports_that_others_have(examine: Examine) -> None:
     registry = CollectorRegistry()
     Gauge("cellserve_serving", "Whether.", registry=registry)

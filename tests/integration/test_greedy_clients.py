@@ -221,6 +221,7 @@ def test_handles_of_any_size_take_no_time(start_server: Start) -> None:
     assert len(answers.errors) == len(handles)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_memory_of_a_process_stays_bounded() -> None:
     window, streams, most_growth = 4, 3, 200 << 20

@@ -78,6 +78,8 @@ def check(document: LoadDocument, target: Target) -> None:
 
 CASES: dict[str, dict[str, Any]] = {
     "closed": {},
+}
+SLOW_CASES: dict[str, dict[str, Any]] = {
     "open, all kinds, two processes": {
         "rate": 150.0,
         "traffic": "mixed:0.7",
@@ -86,8 +88,6 @@ CASES: dict[str, dict[str, Any]] = {
         "session_length": "exponential:30",
         "processes": 2,
     },
-}
-SLOW_CASES: dict[str, dict[str, Any]] = {
     "unary, closed in stages": {
         "transport": "unary",
         "ramp_s": 0.1,
@@ -114,6 +114,7 @@ def test_the_server_counts_as_many_steps_of_any_traffic(target: Target, fields: 
     check(run_load(target.plan(**fields)), target)
 
 
+@pytest.mark.slow
 def test_the_document_tells_what_was_sent(target: Target) -> None:
     told: list[Progress] = []
     plan = target.plan(rate=200.0, traffic="mixed:0.5", sequence_length="5", seconds=1.0, slo="p99<10s,errors<1%")
@@ -262,6 +263,7 @@ def test_an_interrupted_load_reports_and_deletes_its_sessions(target: Target) ->
     assert target.sessions() == 0
 
 
+@pytest.mark.slow
 def test_a_load_that_is_killed_deletes_its_sessions(target: Target) -> None:
     command = [sys.executable, "-m", "cellserve", "load", *target.arguments("--seconds", "600", "--json")]
     with (

@@ -59,6 +59,7 @@ def test_sigterm_drains_and_exits_with_0() -> None:
         ]
 
 
+@pytest.mark.slow
 def test_a_second_signal_forces() -> None:
     with server_process(["--drain-timeout-s", "600"]) as server, stubs_for(server.address) as stubs:
         wide = define_model(stubs, OutputProjectionWrapper(BasicRNNCell(1), 100_000), DEPTH).name

@@ -169,6 +169,7 @@ def test_keys_sort_reverse_and_filter(stage: Stage) -> None:
     drive(stage.app(), test)
 
 
+@pytest.mark.slow
 def test_enter_on_a_model_chooses_its_sessions(loop_thread: LoopThread, clock: ManualClock) -> None:
     async def test(pilot: Pilot[None]) -> None:
         assert ids(pilot) == ["reader", "speaker"]
@@ -189,6 +190,7 @@ def test_enter_on_a_model_chooses_its_sessions(loop_thread: LoopThread, clock: M
         drive(TopApp(watch, Asked(), is_paused=True), test)
 
 
+@pytest.mark.slow
 def test_models_that_clients_define_are_not_told_apart(stage: Stage) -> None:
     async def test(pilot: Pilot[None]) -> None:
         pilot.app.query_one("#models").focus()
@@ -228,6 +230,7 @@ def test_one_session_in_detail(stage: Stage) -> None:
     drive(stage.app(), test)
 
 
+@pytest.mark.slow
 def test_pausing_and_the_interval(stage: Stage) -> None:
     async def test(pilot: Pilot[None]) -> None:
         app = pilot.app
@@ -246,6 +249,7 @@ def test_pausing_and_the_interval(stage: Stage) -> None:
     drive(stage.app(), test)
 
 
+@pytest.mark.slow
 def test_it_reads_again_by_itself(stage: Stage) -> None:
     read = asyncio.Event()
 
@@ -294,6 +298,7 @@ def test_a_server_that_goes_and_comes_back(loop_thread: LoopThread, clock: Manua
         drive(TopApp(watch, Asked(), is_paused=True), test)
 
 
+@pytest.mark.slow
 def test_without_its_page_of_metrics(stage: Stage) -> None:
     settings = ConnectionSettings(stage.server.address, timeout_s=ANSWER_TIMEOUT_S)
 
@@ -307,6 +312,7 @@ def test_without_its_page_of_metrics(stage: Stage) -> None:
         drive(TopApp(watch, Asked(), is_paused=True), test)
 
 
+@pytest.mark.slow
 def test_several_replicas(stage: Stage, start_server: Callable[[ServerConfig], RunningApp]) -> None:
     other = start_server(WITH_PAGE)
     both = f"{stage.server.address},{other.address}"
@@ -332,6 +338,7 @@ def test_several_replicas(stage: Stage, start_server: Callable[[ServerConfig], R
         drive(TopApp(watch, Asked(), is_paused=True), test)
 
 
+@pytest.mark.slow
 def test_one_page_of_text_and_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     with server_process(["--http-port", "0"]) as server, connect(server.address) as remote:
         page = next(line for line in server.errors().splitlines() if "metrics_page" in line)
@@ -359,6 +366,7 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert "each replica is asked by itself" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_filter_is_a_line_that_comes_and_goes(stage: Stage) -> None:
     async def test(pilot: Pilot[None]) -> None:
         line = pilot.app.query_one("#filter", Input)

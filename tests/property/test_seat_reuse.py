@@ -207,7 +207,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "kind", ["memory", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("evicted", "async"))]
+)
 def test_a_seats_next_owner_sees_nothing_of_the_last(
     start_server: Callable[[ServerConfig], RunningApp], clock: ManualClock, kind: str, tmp_path: Path
 ) -> None:

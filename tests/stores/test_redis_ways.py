@@ -109,6 +109,7 @@ def can_be_asked(run: Run, store: RedisStore) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_a_cluster_of_two_and_a_bucket_that_moves(
     two_nodes: tuple[RedisServer, RedisServer], run: Run, clock: ManualClock
 ) -> None:

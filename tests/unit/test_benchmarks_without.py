@@ -10,6 +10,7 @@ import pytest
 from benchmarks.without import METRICS, NothingFoundError, server_without
 
 
+@pytest.mark.slow
 def test_what_fits_is_gone_and_the_rest_still_compiles(tmp_path: Path) -> None:
     assert server_without(METRICS, tmp_path) >= len(METRICS)
     for path in tmp_path.rglob("*.py"):

@@ -24,7 +24,7 @@ from cellserve_server.sessions.session import Session
 from tests.unit.engine_bench import Bench, drive
 from tests.unit.model_samples import model
 
-SESSIONS = 2000
+SESSIONS = 1000
 ROUNDS = 3
 DEPTH = 3
 LONG = 40  # steps: two chunks at least

@@ -73,6 +73,7 @@ def work(address: str, token: str) -> list[str]:
     return [*told, str(caught.value)]
 
 
+@pytest.mark.slow
 def test_nothing_that_is_shown_is_told(tmp_path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     claims = {"iss": "i", "aud": "a", "exp": time.time() + 600, "tenant": "clinic"}

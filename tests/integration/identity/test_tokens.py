@@ -97,7 +97,9 @@ def test_a_token_is_good_until_its_time(start_server: Start, book: TokenBook, cl
     assert failures(server) == {"expired": 1}
 
 
-@pytest.mark.parametrize("end", ["taken back", "expired", "fewer rights"])
+@pytest.mark.parametrize(
+    "end", ["taken back", *(pytest.param(end, marks=pytest.mark.slow) for end in ("expired", "fewer rights"))]
+)
 def test_a_stream_ends_with_its_token(start_server: Start, book: TokenBook, clock: ManualClock, end: str) -> None:
     doomed = book.issue("clinic", "metrics", expire_time=clock() + 100)
     other = book.issue("clinic")

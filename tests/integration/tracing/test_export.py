@@ -115,7 +115,7 @@ def stepped(environment: Mapping[str, str], tracing: str = "otlp") -> Iterator[s
         yield server.errors()
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_spans_reach_a_collector_before_the_server_has_ended(collector: Collector, named: bool) -> None:
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
