@@ -44,6 +44,7 @@ def test_what_installs_is_not_left_in_it() -> None:
     assert _instructions("COPY") == ["--from=build /opt/cellserve /opt/cellserve"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), ("--tracing", "console")], ids=["bare", "tracing"])
 def test_the_server_starts_no_program_and_writes_no_file(tmp_path: Path, extra: tuple[str, ...]) -> None:
     command = [sys.executable, "-m", "tests.deploy.watched_server", "serve", "--port", "0", "--http-port", "0"]

@@ -142,6 +142,7 @@ def test_every_setting_has_help() -> None:
         assert setting.metadata["help"].endswith(".")
 
 
+@pytest.mark.slow
 def test_the_stores_url_may_be_in_a_file_and_its_password_is_not_shown(tmp_path: Path) -> None:
     file = tmp_path / "store"
     file.write_text("redis://user:sesame@127.0.0.1:1/0\n")
@@ -151,6 +152,7 @@ def test_the_stores_url_may_be_in_a_file_and_its_password_is_not_shown(tmp_path:
         assert "sesame" not in server.errors()
 
 
+@pytest.mark.slow
 def test_a_password_in_the_command_line_is_warned_of() -> None:
     with closing(ServerProcess(["--store", "redis://user:sesame@127.0.0.1:1/0"])) as server:
         assert server.wait() == 1

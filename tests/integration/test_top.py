@@ -200,6 +200,7 @@ def test_models_that_clients_define_are_not_told_apart(stage: Stage) -> None:
     drive(stage.app(), test)
 
 
+@pytest.mark.slow
 def test_one_session_in_detail(stage: Stage) -> None:
     stage.step("beta", 3)
 

@@ -47,6 +47,7 @@ def test_in_company_as_alone(loop_thread: LoopThread, start_server: Start, confi
     check(loop_thread, start_server(config), seed=0, rounds=4)
 
 
+@pytest.mark.slow
 def test_in_company_as_alone_in_a_process_of_its_own(loop_thread: LoopThread, server_address: str) -> None:
     send_mixed_traffic(loop_thread, server_address, seed=1, rounds=4)
 

@@ -46,7 +46,8 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
         yield server
 
 
-@pytest.fixture(params=KINDS)
+# A cluster takes two seconds to start.
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.slow if kind == "cluster" else ()) for kind in KINDS])
 def open_store(request: pytest.FixtureRequest, run: Run, clock: ManualClock, tmp_path: Path) -> Iterator[OpenStore]:
     """Opens one more store on the same records; they are closed with the test."""
     kind: str = request.param

@@ -57,6 +57,7 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes | None, words
     assert "sesame" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_the_other_commands_read_the_stores_file_too(file: Path, tmp_path: Path) -> None:
     file.write_text("memory:\n")
     command = [sys.executable, "-m", "cellserve", "sessions", "export", str(tmp_path / "sessions.csx")]

@@ -115,7 +115,8 @@ def stepped(environment: Mapping[str, str], tracing: str = "otlp") -> Iterator[s
         yield server.errors()
 
 
-@pytest.mark.parametrize("named", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [False, True])
 def test_spans_reach_a_collector_before_the_server_has_ended(collector: Collector, named: bool) -> None:
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
