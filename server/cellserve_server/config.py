@@ -140,7 +140,7 @@ class ServerConfig:
 
     # Connections
     max_connection_rpcs: int = _setting(
-        100, "RPCs under way at once on one connection; more wait at the client, by HTTP/2's own means.", 1, INT32_MAX
+        4096, "RPCs under way at once on one connection; more wait at the client, by HTTP/2's own means.", 1, INT32_MAX
     )
     keepalive_s: float = _setting(
         60.0, "After how long a silent connection is asked whether it is still there, in seconds.", 1, DAY_S

@@ -64,7 +64,7 @@ def test_calls_that_are_nearly_right(served: Served) -> None:
     assert served.endings[grpc.StatusCode.OK.name] > SEEDED_CALLS / 10, "hardly anything got through the door"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=400))
 def test_calls_of_a_fuzzers_choices(served: Served, data: bytes) -> None:
     call = Maker(ByteChoices(data)).call(list(served.methods.values()))

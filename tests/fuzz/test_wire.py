@@ -27,7 +27,7 @@ def calls(target: Victim) -> Iterator[Wire]:
         yield Wire(channel, served_methods())
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(choices=st.randoms(use_true_random=False))
 def test_no_request_is_answered_but_as_it_is_written(calls: Wire, choices: random.Random) -> None:
     call = Maker(choices).call(list(calls.methods.values()))

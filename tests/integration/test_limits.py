@@ -149,4 +149,4 @@ def test_what_grpc_is_told_of_connections() -> None:
     assert options["grpc.max_connection_age_ms"] == INT32_MAX, "never"
     assert options["grpc.max_connection_age_grace_ms"] == 60_000
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == 10_000
-    assert options["grpc.max_concurrent_streams"] == 100
+    assert options["grpc.max_concurrent_streams"] == 4096

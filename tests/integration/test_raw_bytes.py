@@ -77,7 +77,7 @@ def _encode(parts: list[tuple[int, int, bytes, int]]) -> bytes:
     return bytes(out)
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
+@hypothesis_settings(max_examples=150)
 @given(method=st.sampled_from(METHODS), parts=st.lists(fields, max_size=6), raw=st.none() | st.binary(max_size=60))
 def test_no_bytes_are_an_internal_error(
     edge: Edge, method: str, parts: list[tuple[int, int, bytes, int]], raw: bytes | None

@@ -22,6 +22,8 @@ from tests.clients import KINDS, client
 from tests.golden_cases import GoldenCase, golden_cases
 from tests.servers import LoopThread, server_process
 
+pytestmark = pytest.mark.slow
+
 BIDIRECTIONAL = [case for case in golden_cases() if case.cell is None]
 CASES = [case for case in golden_cases() if case.cell is not None]
 DEPTH, UNITS, ROWS, STEPS = 5, 4, 3, 4

@@ -124,8 +124,8 @@ def test_help(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     "arguments",
     [
         ["--host", "0.0.0.0"],
-        ["--host", "256.0.0.1", "--insecure"],
-        ["--store", "nowhere"],
+        pytest.param(["--host", "256.0.0.1", "--insecure"], marks=pytest.mark.slow),
+        pytest.param(["--store", "nowhere"], marks=pytest.mark.slow),
         ["--store", "sqlite:no/such/folder/sessions.db"],
     ],
 )

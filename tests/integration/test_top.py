@@ -141,6 +141,7 @@ def test_sessions_models_and_the_server_with_their_rates(stage: Stage) -> None:
     drive(stage.app(), test)
 
 
+@pytest.mark.slow
 def test_keys_sort_reverse_and_filter(stage: Stage) -> None:
     stage.step("alpha", 5)
     stage.step("gamma", 9)

@@ -22,9 +22,7 @@ from tests.servers import RunningApp
 
 TOLERANCE = 1e-5
 TIMEOUT_S = 30
-PROPERTY = settings(
-    max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 UNITS = st.integers(1, 9)
 ACTIVATIONS = st.sampled_from(["tanh", "relu", "sigmoid", "identity"])

@@ -24,7 +24,8 @@ RESIDENT_SEED = 7
 REMEMBERED = 1000
 POLL_MODELS_S = 1
 # For what has to come about by itself: sessions expire, connections are given up.
-REST_WITHIN_S = 40.0
+# gRPC's own pool lets a thread go that was idle for twenty seconds.
+REST_WITHIN_S = 60.0
 POLL_S = 0.1
 # Longer than the longest ttl of what callers leave behind.
 SAME_READINGS = 50

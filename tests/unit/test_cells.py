@@ -312,7 +312,7 @@ def cells(max_units: int = 5) -> st.SearchStrategy[CellDescription]:
     return nested | st.builds(EmbeddingWrapper, nested, units, units)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cell=cells(), rows=st.integers(1, 7), steps=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
 def test_batched_equals_alone(cell: CellDescription, rows: int, steps: int, seed: int) -> None:
     description = describe(cell, DEPTH, FLOAT32)
@@ -326,7 +326,7 @@ def test_batched_equals_alone(cell: CellDescription, rows: int, steps: int, seed
         assert_all_close([*alone, *alone_after], [array[one] for array in [*outputs, *after]], rounding(*after))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cell=cells(), cut=st.integers(0, 5), seed=st.integers(0, 2**32 - 1))
 def test_in_pieces_equals_at_once(cell: CellDescription, cut: int, seed: int) -> None:
     description = describe(cell, DEPTH, FLOAT32)

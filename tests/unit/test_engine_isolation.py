@@ -32,6 +32,10 @@ LAYERS: dict[str, list[Layer]] = {
     "lstm": [BasicLSTMCell(16), Dense(2, "softmax")],
     "stack": [MultiRNNCell([GRUCell(8), MinLSTMCell(8), CudnnCompatibleGRUCell(8)])],
 }
+each_model = pytest.mark.parametrize(
+    "layers",
+    [pytest.param(LAYERS["lstm"], id="lstm"), pytest.param(LAYERS["stack"], id="stack", marks=pytest.mark.slow)],
+)
 POISONS = {"nan": np.nan, "inf": np.inf, "denormals": 1e-41, "huge": 1e38}
 
 
@@ -87,13 +91,13 @@ def came_of(layers: Sequence[Layer], poison: float | None, steps: int, sessions:
 
 
 @pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
-@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
+@each_model
 def test_steps_of_thousands_beside_poison(layers: list[Layer], poison: float) -> None:
     assert came_of(layers, poison, 1, SESSIONS) == came_of(layers, None, 1, SESSIONS)
 
 
 @pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS.keys())
-@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
+@each_model
 def test_chunks_of_sequences_beside_poison(layers: list[Layer], poison: float) -> None:
     clean = came_of(layers, None, LONG, SESSIONS // 10)
     assert came_of(layers, poison, LONG, SESSIONS // 10) == clean

@@ -38,7 +38,7 @@ SOON_S = 0.2
 FRAME = np.array([0.1, -0.2, 0.3], np.float32)
 
 
-@pytest.fixture(params=[True, False], ids=["stream", "requests"])
+@pytest.fixture(params=[pytest.param(True, id="stream"), pytest.param(False, id="requests", marks=pytest.mark.slow)])
 def connected(request: pytest.FixtureRequest, client_kind: Kind, loop_thread: LoopThread) -> Iterator[Connect]:
     """Connects either client; steps go over the stream, or are requests of their own. All losses are for both."""
     with ExitStack() as stack:

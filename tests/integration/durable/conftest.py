@@ -25,7 +25,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
         yield server
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=[pytest.param("memory", marks=pytest.mark.slow), "sqlite", "redis"])
 def open_store(request: pytest.FixtureRequest, clock: ManualClock, tmp_path: Path) -> Callable[[], Store]:
     """Makes a store on the same records each time, as another process would."""
     kind: str = request.param

@@ -137,6 +137,7 @@ def silence(over: threading.Event) -> Iterator[stream_pb2.StreamStepsRequest]:
     yield from ()
 
 
+@pytest.mark.slow
 def test_a_client_whose_token_is_replaced_goes_on(start_server: Start, book: TokenBook, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(book.issue("clinic"), encoding="ascii")

@@ -130,7 +130,7 @@ def test_a_cut_file_is_refused(tmp_path: Path, path: Path, share: float) -> None
 
 @pytest.mark.parametrize("path", [TORCH_FILE, SAFETENSORS_FILE], ids=["pt", "safetensors"])
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 256)), min_size=1, max_size=8))
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 def test_any_damage_is_refused_or_harmless(path: Path, changes: list[tuple[float, int]]) -> None:
     with TemporaryDirectory() as folder:
         changed = Path(folder) / path.name

@@ -46,7 +46,7 @@ def fleet(loop_thread: LoopThread) -> Iterator[FakeFleet]:
         yield made
 
 
-@pytest.fixture(params=[True, False], ids=["stream", "requests"])
+@pytest.fixture(params=[pytest.param(True, id="stream"), pytest.param(False, id="requests", marks=pytest.mark.slow)])
 def connected(
     request: pytest.FixtureRequest, client_kind: Kind, loop_thread: LoopThread, fleet: FakeFleet
 ) -> Iterator[Connect]:
