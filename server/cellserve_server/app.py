@@ -42,6 +42,7 @@ from cellserve_server.edge.model_service import ModelService
 from cellserve_server.edge.peer_service import PeerService
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.requests import RequestMemory
+from cellserve_server.edge.call_turns import CallTurns
 from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
@@ -181,6 +182,7 @@ class App:
             new_id,
             self._refusal,
             RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
+            CallTurns(self._is_shared),
             max_message_parts=config.max_message_parts,
             tracing=self._tracing,
         )
@@ -375,6 +377,10 @@ class App:
             await self._health.set(service, status)
 
     # --- while it serves ---------------------------------------------------------------------------------------------
+
+    def _is_shared(self) -> bool:
+        """Whether several tenants use the server now."""
+        return self.engine.is_shared or self.interceptor.admission.is_shared
 
     def _refusal(self) -> CellServeError | None:
         """What new RPCs are told; None: they may begin."""

@@ -73,9 +73,9 @@ def _run(config: ServerConfig) -> int:
     for library in ("OPENBLAS", "MKL", "OMP"):
         # A tick's products are small: a second thread costs more than it brings.
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    import uvloop
+    from cellserve_server.event_loop import EventLoop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
         return runner.run(_serve(config))
 
 

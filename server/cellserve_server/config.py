@@ -180,7 +180,7 @@ class ServerConfig:
     )
     max_tick_rows: int = _setting(1024, "Rows that one tick takes at most (a larger run is taken alone).", 1)
     max_shared_tick_rows: int = _setting(
-        128, "The same while several tenants have work: so long one waits for another's tick.", 1
+        64, "The same while several tenants have work: so long one waits for another's tick.", 1
     )
     max_tick_us: int = _setting(
         100_000,

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -19,6 +20,7 @@ from cellserve.errors import (
     UnimplementedError,
     status_of,
 )
+from cellserve_server.edge.call_turns import CallTurns
 from cellserve_server.edge.lasting import LastingCalls
 from cellserve_server.edge.message_parts import message_class_of
 from cellserve_server.edge.refusals import Refusals
@@ -56,6 +58,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
         admission: counts the RPCs of our services.
+        turns: of unary calls.
         max_message_parts: of one request that is large; see ``message_parts``.
         tracing: makes spans of RPCs; None: nobody traces.
 
@@ -72,11 +75,13 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
         admission: RpcAdmission,
+        turns: CallTurns,
         *,
         max_message_parts: int,
         tracing: Tracing | None = None,
     ) -> None:
         self.admission = admission
+        self.turns = turns
         self.authenticator = authenticator
         self.lasting = LastingCalls(authenticator.require_good)
         self.tracing = tracing
@@ -151,10 +156,16 @@ class _Call:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context) as outcome:
+            async with _Outcome(self, context) as outcome, self._turn(outcome.grant):
                 return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
+
+    def _turn(self, grant: Grant) -> AbstractAsyncContextManager[None]:
+        """For what callers ask of us; probes and other replicas wait for nobody."""
+        if not self._own or self._is_for_peers:
+            return nullcontext()
+        return self._interceptor.turns.turn(grant.identity.tenant)
 
     def lasting(self, behaviour: Behaviour) -> Behaviour:
         """As ``unary``, for a behaviour that ends when its caller's credentials do."""

@@ -115,6 +115,11 @@ class Engine:
         self._at_once = StepsAtOnce(config, metrics, self.observers, clock)
         self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several tenants have work, or had some lately."""
+        return self._ticks.is_shared
+
     def start(self) -> asyncio.Task[None]:
         """Starts the loop. The task ends only by ``stop``, or by a bug: who starts the engine watches it."""
         return self._ticks.start()

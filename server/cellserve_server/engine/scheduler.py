@@ -223,6 +223,11 @@ class Scheduler(Generic[Lane, Queue, Item]):
     def __bool__(self) -> bool:
         return bool(self._lanes)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether several tenants have work, or had some in the last ``MEMORY_TICKS``."""
+        return len(self._seen) > 1
+
     def add(
         self,
         lane: Lane,
@@ -260,7 +265,7 @@ class Scheduler(Generic[Lane, Queue, Item]):
         self._ticks += 1
         while next(iter(self._seen.values())) < self._ticks - MEMORY_TICKS and len(self._seen) > 1:
             self._seen.popitem(last=False)
-        rows = self._max_tick_rows if len(self._seen) == 1 else self._max_shared_rows
+        rows = self._max_shared_rows if self.is_shared else self._max_tick_rows
         queue, taken = work.take(rows if self._lane_rows is None else min(rows, self._lane_rows(lane)))
         if work.turns:
             self._lanes[lane] = work  # At the end of the dict: the other lanes come first.

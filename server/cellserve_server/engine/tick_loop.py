@@ -9,6 +9,7 @@ sequences of any length.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -25,6 +26,12 @@ from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
 from cellserve_server.sessions.seats import Seats
 from cellserve_server.sessions.session import Session
+
+# While several tenants share the server a tick is followed by several turns of the event loop: grpc takes some four to
+# hand a call over, and each of them would wait for a tick of whoever has most in line.
+WAY_PER_TICK = 4.0
+QUIET_TURNS = 8
+QUIET_TURN_S = 30e-6
 
 
 class TickLoop:
@@ -57,6 +64,11 @@ class TickLoop:
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
         self._steps = StepTicks(self._computing, self._chunks, metrics, observers, clock, owner)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several tenants have work, or had some lately."""
+        return self._scheduler.is_shared
 
     def start(self) -> asyncio.Task[None]:
         """Starts the loop."""
@@ -99,6 +111,7 @@ class TickLoop:
             await self._wake.wait()
             self._wake.clear()
             while self._scheduler:
+                began = time.perf_counter()
                 lane, seats, taken = self._scheduler.next_tick()
                 more = partial(self._scheduler.more, lane, seats)
                 if seats is None:
@@ -107,3 +120,19 @@ class TickLoop:
                     await self._steps.tick(lane, seats, taken, more)
                 # What has arrived meanwhile comes in here and is part of the next tick.
                 await asyncio.sleep(0)
+                if self.is_shared:
+                    await _give_way(time.perf_counter() - began)
+
+
+async def _give_way(ticked_s: float) -> None:
+    """Lets the event loop do what else there is: until it finds nothing for some turns, or for so many times as long as
+    the tick took.
+    """
+    turned = time.perf_counter()
+    end = turned + WAY_PER_TICK * ticked_s
+    quiet = 0
+    while quiet < QUIET_TURNS and turned < end:
+        await asyncio.sleep(0)
+        began, turned = turned, time.perf_counter()
+        quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
+

@@ -1,0 +1,118 @@
+"""Whose unary call is looked at next, while several tenants use the server.
+
+grpc hands calls over in the order in which they came, whoever sent them, and slowly. A tenant that has hundreds under
+way, each sent again as soon as it is answered, would have hundreds before every call of another one. So while there are
+others few of a tenant's calls are worked on at once; the rest wait here, where they are in nobody's way, and not in
+grpc's line. Calls that take long, as those of sequences do, hold nobody up: after a while they do not count any more.
+So long do those count that were refused, which cost as much as others: they come again at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from cellserve.errors import QueueFullError
+
+# Calls of one tenant that are worked on while there are others. No more than grpc hands over meanwhile: else its line,
+# where nobody takes turns, is the longer one.
+MOST_AT_ONCE = 2
+LONG_S = 0.02
+
+
+class _Tenant:
+    """What a tenant has.
+
+    Attributes:
+        at_work: calls whose turn it is, by when it came, the oldest first; without those that take long.
+        line: calls that wait.
+        timer: lets the first one in when those at work take long; there is one while there is a line.
+    """
+
+    __slots__ = ("at_work", "line", "timer")
+
+    def __init__(self) -> None:
+        self.at_work: dict[object, float] = {}
+        self.line: deque[asyncio.Future[None]] = deque()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class CallTurns:
+    """Lets unary calls in.
+
+    Args:
+        is_shared: whether several tenants use the server now.
+    """
+
+    def __init__(self, is_shared: Callable[[], bool]) -> None:
+        self._is_shared = is_shared
+        self._tenants: dict[str, _Tenant] = {}  # those that have calls
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for their turn."""
+        return sum(len(tenant.line) for tenant in self._tenants.values())
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """Waits for the turn of a tenant's call; it is the call's for the block."""
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = _Tenant()
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if len(tenant.at_work) >= MOST_AT_ONCE:
+            self._forget_long(tenant)
+        if tenant.line or (len(tenant.at_work) >= MOST_AT_ONCE and self._is_shared()):
+            tenant.line.append(call)
+            self._watch(tenant)
+        else:
+            self._let_in(tenant, call)
+        is_over = True
+        try:
+            await call
+            yield
+        except QueueFullError:
+            is_over = not self._is_shared()
+            raise
+        finally:
+            if is_over:
+                tenant.at_work.pop(call, None)
+                self._move_up(tenant)
+            if not tenant.at_work and not tenant.line and self._tenants.get(name) is tenant:
+                del self._tenants[name]
+
+    def _let_in(self, tenant: _Tenant, call: asyncio.Future[None]) -> None:
+        tenant.at_work[call] = asyncio.get_running_loop().time()
+        call.set_result(None)
+
+    def _move_up(self, tenant: _Tenant) -> None:
+        """Lets in as many as may be at work."""
+        while tenant.line and (len(tenant.at_work) < MOST_AT_ONCE or not self._is_shared()):
+            call = tenant.line.popleft()
+            if not call.done():  # Else its caller has gone.
+                self._let_in(tenant, call)
+        if not tenant.line and tenant.timer is not None:
+            tenant.timer.cancel()
+            tenant.timer = None
+
+    def _watch(self, tenant: _Tenant) -> None:
+        if tenant.timer is None:
+            oldest = next(iter(tenant.at_work.values()))
+            tenant.timer = asyncio.get_running_loop().call_at(oldest + LONG_S, self._leave_out_long, tenant)
+
+    def _leave_out_long(self, tenant: _Tenant) -> None:
+        tenant.timer = None
+        self._forget_long(tenant)
+        self._move_up(tenant)
+        if tenant.line:
+            self._watch(tenant)
+
+    @staticmethod
+    def _forget_long(tenant: _Tenant) -> None:
+        long_ago = asyncio.get_running_loop().time() - LONG_S
+        for call, since in list(tenant.at_work.items()):
+            if since > long_ago:
+                break
+            del tenant.at_work[call]
