@@ -37,12 +37,12 @@ from cellserve_server.binding import (
     require_private_or_insecure,
 )
 from cellserve_server.config import INT32_MAX, ServerConfig
+from cellserve_server.edge.call_turns import CallTurns
 from cellserve_server.edge.interceptors import RpcInterceptor
 from cellserve_server.edge.model_service import ModelService
 from cellserve_server.edge.peer_service import PeerService
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.requests import RequestMemory
-from cellserve_server.edge.call_turns import CallTurns
 from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.service import RecurrentService
 from cellserve_server.edge.streams import Streams
@@ -368,7 +368,11 @@ class App:
             draining=lambda: self._draining,
             models=lambda: dict.fromkeys(ModelState, 0) | self.models.count_by_state(),
         )
-        self.metrics.rpcs.watch(rpcs=lambda: self.interceptor.admission.active, streams=lambda: len(self.streams))
+        self.metrics.rpcs.watch(
+            rpcs=lambda: self.interceptor.admission.active,
+            waiting=lambda: self.interceptor.turns.waiting,
+            streams=lambda: len(self.streams),
+        )
 
     async def _set_health(self, serving: bool) -> None:
         self._is_healthy = serving

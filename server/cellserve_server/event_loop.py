@@ -15,9 +15,11 @@ import socket
 import termios
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 import uvloop
+
+Args = TypeVarTuple("Args")
 
 GRPCS_READER = "_handle_events"
 
@@ -25,7 +27,7 @@ GRPCS_READER = "_handle_events"
 class EventLoop(uvloop.Loop):
     """uvloop's, that reads all that grpc has written to wake it."""
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[Args]], Any], *args: *Args) -> None:
         """As the base class does."""
         inner = callback.func if isinstance(callback, partial) else callback
         if isinstance(fd, socket.socket) and getattr(inner, "__name__", "") == GRPCS_READER:

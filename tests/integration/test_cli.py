@@ -99,6 +99,7 @@ def test_sessions(capsys: pytest.CaptureFixture[str], remote: Server, model: str
     assert json.loads(answer(capsys, "sessions", "list", "--model", model, "--json")) == []
 
 
+@pytest.mark.slow
 def test_sessions_by_activity(capsys: pytest.CaptureFixture[str], remote: Server, model: str) -> None:
     with ExitStack() as stack:
         made = [stack.enter_context(remote.session(model, session_id=f"by-{name}")) for name in "abc"]

@@ -42,7 +42,9 @@ def check(loop: LoopThread, server: RunningApp, seed: int, rounds: int) -> None:
     server.wait_until(lambda: not any(value(name) for name in gauges))
 
 
-@each_config
+@pytest.mark.parametrize(
+    "config", [TEST_CONFIG, pytest.param(TIGHT, marks=pytest.mark.slow)], ids=["usual limits", "tight limits"]
+)
 def test_in_company_as_alone(loop_thread: LoopThread, start_server: Start, config: ServerConfig) -> None:
     check(loop_thread, start_server(config), seed=0, rounds=4)
 

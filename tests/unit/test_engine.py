@@ -21,7 +21,9 @@ from cellserve.errors import (
 )
 from cellserve.specs import ArraySpec, Bidirectional, ModelDescription
 from cellserve_server.cells import Network
+from cellserve_server.engine import tick_loop
 from cellserve_server.engine.runs import OutputMode, Run
+from cellserve_server.keys import Client
 from cellserve_server.models.repository import draft_model
 from cellserve_server.sessions.session import SessionSnapshot
 from tests.unit.engine_bench import DEPTH, UNITS, Bench, drive, fail_on, submit_all, until
@@ -561,3 +563,26 @@ def test_one_timer_is_enough_for_all_that_expires(monkeypatch: pytest.MonkeyPatc
         assert all(handle.cancelled() or handle.when() <= loop.time() for _, handle in armed)
 
     drive(test)
+
+
+@pytest.mark.parametrize(("tenants", "turns"), [(1, 1), (2, 1 + tick_loop.QUIET_TURNS)], ids=["alone", "shared"])
+def test_while_tenants_share_ticks_give_way_to_what_else_there_is(
+    tenants: int, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tick_loop, "QUIET_TURN_S", 3600.0)  # Every turn is a quiet one.
+    monkeypatch.setattr(tick_loop, "WAY_PER_TICK", 1e9)
+
+    async def test(bench: Bench) -> None:
+        clients = [Client(f"tenant-{number % tenants}", "connection") for number in range(4)]
+        runs = [bench.run(bench.session(f"s{number}"), client=client) for number, client in enumerate(clients)]
+        done = submit_all(bench, runs)
+        loop_turns: list[int] = []  # before each tick
+        while len(loop_turns) < len(runs):
+            before = len(done)
+            loop_turns.append(0)
+            while len(done) == before:
+                await asyncio.sleep(0)
+                loop_turns[-1] += 1
+        assert loop_turns[1:] == [turns] * 3
+
+    drive(test, max_tick_rows=1, max_shared_tick_rows=1)

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from cellserve_server.event_loop import EventLoop
+from tests.unit.engine_bench import until
 
 WAKES = 200
 
@@ -31,14 +32,17 @@ class Grpc:
 def test_wakes_that_have_piled_up_are_one(is_partial: bool) -> None:
     async def main(reader: socket.socket, writer: socket.socket) -> None:
         grpc = Grpc(reader)
+
+        def has_woken(times: int) -> bool:
+            return grpc.woken >= times
+
         callback = grpc._handle_events
         loop = asyncio.get_running_loop()
         loop.add_reader(reader, partial(callback, loop) if is_partial else callback)
         for round_ in (1, 2):
             for _ in range(WAKES):
                 writer.send(b"1")
-            while grpc.woken < round_:
-                await asyncio.sleep(0)
+            await until(partial(has_woken, round_))
             for _ in range(10):
                 await asyncio.sleep(0)
             assert grpc.woken == round_
@@ -54,8 +58,7 @@ def test_other_readers_are_left_alone() -> None:
         came: list[bytes] = []
         asyncio.get_running_loop().add_reader(reader, lambda: came.append(reader.recv(1)))
         writer.send(b"abc")
-        while len(came) < 3:
-            await asyncio.sleep(0)
+        await until(lambda: len(came) == 3)
         assert came == [b"a", b"b", b"c"]
         asyncio.get_running_loop().remove_reader(reader)
 

@@ -44,16 +44,15 @@ class CallTurns:
 
     Args:
         is_shared: whether several tenants use the server now.
+
+    Attributes:
+        waiting: calls that wait for their turn, those among them whose callers have gone.
     """
 
     def __init__(self, is_shared: Callable[[], bool]) -> None:
         self._is_shared = is_shared
+        self.waiting = 0
         self._tenants: dict[str, _Tenant] = {}  # those that have calls
-
-    @property
-    def waiting(self) -> int:
-        """Calls that wait for their turn."""
-        return sum(len(tenant.line) for tenant in self._tenants.values())
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
@@ -66,6 +65,7 @@ class CallTurns:
             self._forget_long(tenant)
         if tenant.line or (len(tenant.at_work) >= MOST_AT_ONCE and self._is_shared()):
             tenant.line.append(call)
+            self.waiting += 1
             self._watch(tenant)
         else:
             self._let_in(tenant, call)
@@ -91,6 +91,7 @@ class CallTurns:
         """Lets in as many as may be at work."""
         while tenant.line and (len(tenant.at_work) < MOST_AT_ONCE or not self._is_shared()):
             call = tenant.line.popleft()
+            self.waiting -= 1
             if not call.done():  # Else its caller has gone.
                 self._let_in(tenant, call)
         if not tenant.line and tenant.timer is not None:

@@ -135,4 +135,3 @@ async def _give_way(ticked_s: float) -> None:
         await asyncio.sleep(0)
         began, turned = turned, time.perf_counter()
         quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
-

@@ -30,11 +30,17 @@ class RpcMetrics:
             "grpc_server_handling_seconds", "Time from an RPC's begin to its end.", RPC_LABELS, RPC_SECONDS, registry
         )
         self._under_way = Gauge("cellserve_rpcs", "RPCs of CellServe's services under way.", registry=registry)
+        self._waiting = Gauge(
+            "cellserve_rpcs_waiting",
+            "Unary RPCs that wait while their tenant's others are worked on: other tenants use the server too.",
+            registry=registry,
+        )
         self._streams = Gauge("cellserve_streams", "Open streams.", registry=registry)
 
-    def watch(self, *, rpcs: Callable[[], int], streams: Callable[[], int]) -> None:
+    def watch(self, *, rpcs: Callable[[], int], waiting: Callable[[], int], streams: Callable[[], int]) -> None:
         """Says where gauges get their values from. Called by another thread: the functions read one number each."""
         self._under_way.set_function(rpcs)
+        self._waiting.set_function(waiting)
         self._streams.set_function(streams)
 
 

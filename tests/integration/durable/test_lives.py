@@ -115,7 +115,8 @@ class Caller:
         self._uids[name] = (await stub.GetSession(request, timeout=RPC_TIMEOUT_S)).session.uid
 
 
-@pytest.mark.parametrize("config", [SYNC, pytest.param(ASYNC, marks=pytest.mark.slow)], ids=["sync", "async"])
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [SYNC, ASYNC], ids=["sync", "async"])
 def test_each_life_has_every_step_once_whoever_ends_it(replicas: Replicas, config: ServerConfig) -> None:
     servers: list[RunningApp] = [replicas.start(config) for _ in range(3)]
     model = define_model(servers[0].stubs, CELL, DEPTH, seed=CELL_SEED).name
