@@ -237,25 +237,20 @@ class Scheduler(Generic[Lane, Queue, Item]):
         rows: int,
         positions: int = 1,
         tenant: Hashable = None,
-    ) -> bool:
+    ) -> None:
         """Puts work that is ready at the end of its client's line.
 
         Args:
             rows: of each position.
             positions: independent parts of the item, at least 1.
             tenant: whose client it is.
-
-        Returns:
-            Whether the tenant had nothing in this lane.
         """
         work = self._lanes.get(lane)
         if work is None:
             work = self._lanes[lane] = _Work()
-        is_first = tenant not in work.turns
         work.add(queue, tenant, client, _Waiting(item, rows, positions))
         self._seen[tenant] = self._ticks
         self._seen.move_to_end(tenant)
-        return is_first
 
     def next_tick(self) -> tuple[Lane, Queue, list[Taken[Item]]]:
         """Takes the work of the next tick, of the lane whose turn it is.

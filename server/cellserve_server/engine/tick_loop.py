@@ -20,7 +20,7 @@ from cellserve_server.engine.computing import Computing
 from cellserve_server.engine.observing import TickObserver
 from cellserve_server.engine.owner import Owner
 from cellserve_server.engine.runs import Run
-from cellserve_server.engine.scheduler import Scheduler, Taken
+from cellserve_server.engine.scheduler import Scheduler
 from cellserve_server.engine.step_ticks import StepTicks
 from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
@@ -63,8 +63,6 @@ class TickLoop:
         self._computing = Computing(config.inline_tick_us)
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
         self._steps = StepTicks(self._computing, self._chunks, metrics, observers, clock, owner)
-        # Tenants who came to a lane where they had nothing in line, until a tick takes of theirs.
-        self._newcomers: set[tuple[Lane, str]] = set()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -89,8 +87,7 @@ class TickLoop:
         block.occupy()
         block.ready = self._clock()
         tenant, client = block.client
-        if self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant):
-            self._newcomers.add((lane, tenant))
+        self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant)
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
@@ -98,8 +95,7 @@ class TickLoop:
         seats = run.session.seats if run.session is not None and run.is_plain_step else None
         run.ready = self._clock()
         tenant, client = run.client
-        if self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant):
-            self._newcomers.add((lane, tenant))
+        self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant)
         self._wake.set()
 
     def _go_on(self, lane: Lane, run: Run) -> None:
@@ -117,8 +113,7 @@ class TickLoop:
             while self._scheduler:
                 began = time.perf_counter()
                 lane, seats, taken = self._scheduler.next_tick()
-                self._note_served(lane, taken)
-                more = partial(self._more, lane, seats)
+                more = partial(self._scheduler.more, lane, seats)
                 if seats is None:
                     await self._chunks.tick(lane, taken, more, is_crowded=self._scheduler.has(lane, seats))
                 else:
@@ -126,25 +121,17 @@ class TickLoop:
                 # What has arrived meanwhile comes in here and is part of the next tick.
                 await asyncio.sleep(0)
                 if self.is_shared:
-                    await self._give_way(time.perf_counter() - began)
+                    await _give_way(time.perf_counter() - began)
 
-    def _more(self, lane: Lane, seats: Seats[Session] | None, rows: int) -> list[Taken[Run | StepBlock]]:
-        taken = self._scheduler.more(lane, seats, rows)
-        self._note_served(lane, taken)
-        return taken
 
-    def _note_served(self, lane: Lane, taken: Sequence[Taken[Run | StepBlock]]) -> None:
-        if self._newcomers:
-            self._newcomers.difference_update((lane, item.client.tenant) for item, _ in taken)
-
-    async def _give_way(self, ticked_s: float) -> None:
-        """Lets the event loop do what else there is: until it finds nothing for some turns, or for so many times as
-        long as the tick took, or until somebody has work who would wait meanwhile.
-        """
-        turned = time.perf_counter()
-        end = turned + WAY_PER_TICK * ticked_s
-        quiet = 0
-        while quiet < QUIET_TURNS and turned < end and not self._newcomers:
-            await asyncio.sleep(0)
-            began, turned = turned, time.perf_counter()
-            quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
+async def _give_way(ticked_s: float) -> None:
+    """Lets the event loop do what else there is: until it finds nothing for some turns, or for so many times as long as
+    the tick took.
+    """
+    turned = time.perf_counter()
+    end = turned + WAY_PER_TICK * ticked_s
+    quiet = 0
+    while quiet < QUIET_TURNS and turned < end:
+        await asyncio.sleep(0)
+        began, turned = turned, time.perf_counter()
+        quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
