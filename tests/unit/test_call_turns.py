@@ -144,5 +144,7 @@ def test_one_that_is_refused_keeps_its_place_for_a_while(monkeypatch: pytest.Mon
         monkeypatch.setattr(call_turns, "LONG_S", 0.0)
         await calls.end("a2")
         assert calls.begun == ["a1", "a2", "a3"]
+        await calls.end("a3", QueueFullError("full"))
+        await until(lambda: not calls.turns._tenants)
 
     run(test)

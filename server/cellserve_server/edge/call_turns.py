@@ -10,6 +10,7 @@ So long do those count that were refused, which cost as much as others: they com
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -28,12 +29,13 @@ class _Tenant:
     Attributes:
         at_work: calls whose turn it is, by when it came, the oldest first; without those that take long.
         line: calls that wait.
-        timer: lets the first one in when those at work take long; there is one while there is a line.
+        timer: forgets those at work that take long; there is one while there is a line, or one that was refused.
     """
 
-    __slots__ = ("at_work", "line", "timer")
+    __slots__ = ("at_work", "line", "name", "timer")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.at_work: dict[object, float] = {}
         self.line: deque[asyncio.Future[None]] = deque()
         self.timer: asyncio.TimerHandle | None = None
@@ -59,11 +61,13 @@ class CallTurns:
         """Waits for the turn of a tenant's call; it is the call's for the block."""
         tenant = self._tenants.get(name)
         if tenant is None:
-            tenant = self._tenants[name] = _Tenant()
+            tenant = self._tenants[name] = _Tenant(name)
         call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if len(tenant.at_work) >= MOST_AT_ONCE:
+        has_to_wait = len(tenant.at_work) >= MOST_AT_ONCE and self._is_shared()
+        if has_to_wait:
             self._forget_long(tenant)
-        if tenant.line or (len(tenant.at_work) >= MOST_AT_ONCE and self._is_shared()):
+            has_to_wait = len(tenant.at_work) >= MOST_AT_ONCE
+        if has_to_wait or tenant.line:
             tenant.line.append(call)
             self.waiting += 1
             self._watch(tenant)
@@ -80,8 +84,9 @@ class CallTurns:
             if is_over:
                 tenant.at_work.pop(call, None)
                 self._move_up(tenant)
-            if not tenant.at_work and not tenant.line and self._tenants.get(name) is tenant:
-                del self._tenants[name]
+                self._forget_empty(tenant)
+            elif tenant.at_work:
+                self._watch(tenant)
 
     def _let_in(self, tenant: _Tenant, call: asyncio.Future[None]) -> None:
         tenant.at_work[call] = asyncio.get_running_loop().time()
@@ -94,9 +99,15 @@ class CallTurns:
             self.waiting -= 1
             if not call.done():  # Else its caller has gone.
                 self._let_in(tenant, call)
-        if not tenant.line and tenant.timer is not None:
+
+    def _forget_empty(self, tenant: _Tenant) -> None:
+        if tenant.at_work or tenant.line:
+            return
+        if tenant.timer is not None:
             tenant.timer.cancel()
             tenant.timer = None
+        if self._tenants.get(tenant.name) is tenant:
+            del self._tenants[tenant.name]
 
     def _watch(self, tenant: _Tenant) -> None:
         if tenant.timer is None:
@@ -107,13 +118,12 @@ class CallTurns:
         tenant.timer = None
         self._forget_long(tenant)
         self._move_up(tenant)
-        if tenant.line:
+        self._forget_empty(tenant)
+        if tenant.at_work:
             self._watch(tenant)
 
     @staticmethod
     def _forget_long(tenant: _Tenant) -> None:
         long_ago = asyncio.get_running_loop().time() - LONG_S
-        for call, since in list(tenant.at_work.items()):
-            if since > long_ago:
-                break
+        for call in list(itertools.takewhile(lambda call: tenant.at_work[call] <= long_ago, tenant.at_work)):
             del tenant.at_work[call]
