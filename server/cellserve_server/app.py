@@ -182,7 +182,7 @@ class App:
             new_id,
             self._refusal,
             RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
-            CallTurns(self._is_shared),
+            CallTurns(lambda: self.engine.is_shared),
             max_message_parts=config.max_message_parts,
             tracing=self._tracing,
         )
@@ -381,10 +381,6 @@ class App:
             await self._health.set(service, status)
 
     # --- while it serves ---------------------------------------------------------------------------------------------
-
-    def _is_shared(self) -> bool:
-        """Whether several tenants use the server now."""
-        return self.engine.is_shared or self.interceptor.admission.is_shared
 
     def _refusal(self) -> CellServeError | None:
         """What new RPCs are told; None: they may begin."""

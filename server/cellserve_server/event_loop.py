@@ -31,7 +31,7 @@ class EventLoop(uvloop.Loop):
         """As the base class does."""
         inner = callback.func if isinstance(callback, partial) else callback
         if isinstance(fd, socket.socket) and getattr(inner, "__name__", "") == GRPCS_READER:
-            super().add_reader(fd, _read_all_but_one, fd, callback)
+            super().add_reader(fd, _read_all_but_one, fd, partial(callback, *args))
         else:
             super().add_reader(fd, callback, *args)
 

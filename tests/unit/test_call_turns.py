@@ -24,6 +24,7 @@ class Calls:
         self.is_shared = is_shared
         self.turns = CallTurns(lambda: self.is_shared)
         self.begun: list[str] = []
+        self._news = asyncio.Condition()
         self._ends: dict[str, asyncio.Future[None]] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -43,9 +44,16 @@ class Calls:
         await asyncio.gather(self.tasks[name], return_exceptions=True)
         await turn_of_the_loop()
 
+    async def all_begun(self, count: int) -> None:
+        """Waits until so many have had their turns."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self.begun) >= count)
+
     async def _call(self, name: str) -> None:
         async with self.turns.turn(name[0]):
             self.begun.append(name)
+            async with self._news:
+                self._news.notify_all()
             await self._ends[name]
 
 
@@ -125,13 +133,12 @@ def test_a_caller_that_goes_as_its_turn_comes_gives_it_on() -> None:
     run(test)
 
 
-def test_calls_that_take_long_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_turns, "LONG_S", 0.0)
-
+def test_calls_that_take_long_hold_nobody_up() -> None:
     async def test(calls: Calls) -> None:
         await calls.begin("a1", "a2", "a3", "a4", "a5")
+        assert calls.turns.waiting == 3
         async with asyncio.timeout(10):
-            await until(lambda: len(calls.begun) == 5)
+            await calls.all_begun(5)  # By the turns' own timer.
 
     run(test)
 

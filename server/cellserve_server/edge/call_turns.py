@@ -45,14 +45,14 @@ class CallTurns:
     """Lets unary calls in.
 
     Args:
-        is_shared: whether several tenants use the server now.
+        is_shared: whether several tenants have work in the engine; tenants with calls here are known.
 
     Attributes:
         waiting: calls that wait for their turn, those among them whose callers have gone.
     """
 
     def __init__(self, is_shared: Callable[[], bool]) -> None:
-        self._is_shared = is_shared
+        self._has_shared_work = is_shared
         self.waiting = 0
         self._tenants: dict[str, _Tenant] = {}  # those that have calls
 
@@ -87,6 +87,9 @@ class CallTurns:
                 self._forget_empty(tenant)
             elif tenant.at_work:
                 self._watch(tenant)
+
+    def _is_shared(self) -> bool:
+        return len(self._tenants) > 1 or self._has_shared_work()
 
     def _let_in(self, tenant: _Tenant, call: asyncio.Future[None]) -> None:
         tenant.at_work[call] = asyncio.get_running_loop().time()

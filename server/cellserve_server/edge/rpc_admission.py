@@ -31,11 +31,6 @@ class RpcAdmission:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether several tenants have some."""
-        return len(self._active_by) > 1
-
     async def wait_idle(self) -> None:
         """Waits until none is under way."""
         await self._idle.wait()

@@ -30,6 +30,8 @@ from cellserve_server.sessions.session import Session
 # While several tenants share the server a tick is followed by several turns of the event loop: grpc takes some four to
 # hand a call over, and each of them would wait for a tick of whoever has most in line.
 WAY_PER_TICK = 4.0
+MOST_WAY_S = 0.01  # What is computed in the thread has left the loop free.
+LATELY_S = 5.0
 QUIET_TURNS = 8
 QUIET_TURN_S = 30e-6
 
@@ -63,12 +65,15 @@ class TickLoop:
         self._computing = Computing(config.inline_tick_us)
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
         self._steps = StepTicks(self._computing, self._chunks, metrics, observers, clock, owner)
+        # Who brought work last, and when it was not the one before: while tenants share, that is all the time.
+        self._last_tenant = ""
+        self._alternated = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def is_shared(self) -> bool:
         """Whether several tenants have work, or had some lately."""
-        return self._scheduler.is_shared
+        return self._scheduler.is_shared and time.monotonic() - self._alternated < LATELY_S
 
     def start(self) -> asyncio.Task[None]:
         """Starts the loop."""
@@ -88,6 +93,7 @@ class TickLoop:
         block.ready = self._clock()
         tenant, client = block.client
         self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant)
+        self._note_tenant(tenant)
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
@@ -96,7 +102,13 @@ class TickLoop:
         run.ready = self._clock()
         tenant, client = run.client
         self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant)
+        self._note_tenant(tenant)
         self._wake.set()
+
+    def _note_tenant(self, tenant: str) -> None:
+        if tenant != self._last_tenant:
+            self._last_tenant = tenant
+            self._alternated = time.monotonic()
 
     def _go_on(self, lane: Lane, run: Run) -> None:
         """A run has steps left."""
@@ -129,7 +141,7 @@ async def _give_way(ticked_s: float) -> None:
     the tick took.
     """
     turned = time.perf_counter()
-    end = turned + WAY_PER_TICK * ticked_s
+    end = turned + min(WAY_PER_TICK * ticked_s, MOST_WAY_S)
     quiet = 0
     while quiet < QUIET_TURNS and turned < end:
         await asyncio.sleep(0)
