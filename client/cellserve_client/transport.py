@@ -256,6 +256,7 @@ class Transport:
             response = await method(self)(message, timeout=remaining_s, metadata=self._with_token(metadata))
         except grpc.aio.AioRpcError as rpc_error:
             if callable(request) and _is_lost_by_grpc(rpc_error):
+                self.retrier.reached()
                 raise UnavailableError("grpc lost the server's answer", retry_after_s=0.0) from rpc_error
             raise self._error_of(rpc_error, deadline) from rpc_error
         self.retrier.succeeded()
