@@ -145,10 +145,11 @@ def scene(request: pytest.FixtureRequest, loop_thread: LoopThread, tmp_path: Pat
         yield Machine
 
 
-def test_no_count_is_ever_off(scene: type[Machine]) -> None:
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
+def test_no_count_is_ever_off(scene: type[Machine], examples: int) -> None:
     run_state_machine_as_test(
         scene,
-        settings=settings(max_examples=12, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=examples, stateful_step_count=25, suppress_health_check=list(HealthCheck)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -587,3 +588,16 @@ def test_while_tenants_share_ticks_give_way_to_what_else_there_is(
         assert loop_turns[1:] == [turns] * 3
 
     drive(test, max_tick_rows=1, max_shared_tick_rows=1)
+
+
+def test_one_who_has_been_alone_for_a_while_shares_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        for name in ("a", "b"):
+            assert not bench.engine.is_shared
+            done = submit_all(bench, [bench.run(bench.session(name), client=Client(name, "connection"))])
+            await until(partial(bool, done))
+        assert bench.engine.is_shared
+        monkeypatch.setattr(tick_loop, "LATELY_S", 0.0)
+        assert not bench.engine.is_shared
+
+    drive(test)

@@ -31,9 +31,11 @@ from cellserve_server.sessions.session import Session
 # hand a call over, and each of them would wait for a tick of whoever has most in line.
 WAY_PER_TICK = 4.0
 MOST_WAY_S = 0.01  # What is computed in the thread has left the loop free.
-LATELY_S = 5.0
 QUIET_TURNS = 8
 QUIET_TURN_S = 30e-6
+# So long after the last change from one tenant's work to another's they count as sharing: ticks, by which the scheduler
+# counts, may be far apart.
+LATELY_S = 5.0
 
 
 class TickLoop:
