@@ -28,13 +28,14 @@ SESSIONS = 1000
 ROUNDS = 3
 DEPTH = 3
 LONG = 40  # steps: two chunks at least
-LAYERS: dict[str, list[Layer]] = {
-    "lstm": [BasicLSTMCell(16), Dense(2, "softmax")],
-    "stack": [MultiRNNCell([GRUCell(8), MinLSTMCell(8), CudnnCompatibleGRUCell(8)])],
-}
 each_model = pytest.mark.parametrize(
     "layers",
-    [pytest.param(LAYERS["lstm"], id="lstm"), pytest.param(LAYERS["stack"], id="stack", marks=pytest.mark.slow)],
+    [
+        pytest.param([BasicLSTMCell(16), Dense(2, "softmax")], id="lstm"),
+        pytest.param(
+            [MultiRNNCell([GRUCell(8), MinLSTMCell(8), CudnnCompatibleGRUCell(8)])], id="stack", marks=pytest.mark.slow
+        ),
+    ],
 )
 POISONS = {"nan": np.nan, "inf": np.inf, "denormals": 1e-41, "huge": 1e38}
 
