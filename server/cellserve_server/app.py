@@ -182,7 +182,7 @@ class App:
             new_id,
             self._refusal,
             RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
-            CallTurns(lambda: self.engine.is_shared),
+            CallTurns(lambda: self.engine.sharing.is_shared),
             max_message_parts=config.max_message_parts,
             tracing=self._tracing,
         )

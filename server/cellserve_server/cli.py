@@ -27,7 +27,7 @@ from cellserve_server.options import (
 USAGE_ERROR = 2
 FAILED = 1
 # Objects made and not freed before the young are looked at; how many such looks before the older are, and the old.
-GC_THRESHOLDS = (20_000, 20, 20)
+GC_THRESHOLDS = (2_000, 10, 20)
 
 
 def serve(arguments: Sequence[str]) -> int:

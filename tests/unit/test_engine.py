@@ -566,13 +566,19 @@ def test_one_timer_is_enough_for_all_that_expires(monkeypatch: pytest.MonkeyPatc
     drive(test)
 
 
+def give_much_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has ticks give way for ``QUIET_TURNS`` turns."""
+    monkeypatch.setattr(tick_loop, "QUIET_TURN_S", 3600.0)  # Every turn is a quiet one.
+    monkeypatch.setattr(tick_loop, "MOST_WAY_S", 1e9)
+    monkeypatch.setattr(tick_loop, "WAY_PER_TICK", 1e9)
+
+
 @pytest.mark.parametrize(("tenants", "turns"), [(1, 1), (2, 1 + tick_loop.QUIET_TURNS)], ids=["alone", "shared"])
 def test_while_tenants_share_ticks_give_way_to_what_else_there_is(
     tenants: int, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tick_loop, "QUIET_TURN_S", 3600.0)  # Every turn is a quiet one.
-    monkeypatch.setattr(tick_loop, "MOST_WAY_S", 1e9)
-    monkeypatch.setattr(tick_loop, "WAY_PER_TICK", 1e9)
+    give_much_way(monkeypatch)
+    monkeypatch.setattr(tick_loop, "MODEST_RUNS", 0)
 
     async def test(bench: Bench) -> None:
         clients = [Client(f"tenant-{number % tenants}", "connection") for number in range(4)]
@@ -590,14 +596,66 @@ def test_while_tenants_share_ticks_give_way_to_what_else_there_is(
     drive(test, max_tick_rows=1, max_shared_tick_rows=1)
 
 
-def test_one_who_has_been_alone_for_a_while_shares_with_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def has_more(done: list[Run], count: int) -> bool:
+    return len(done) > count
+
+
+def test_who_brings_little_has_it_done_while_ticks_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_much_way(monkeypatch)
+    greedy, modest = (Client(tenant, "connection") for tenant in ("greedy", "modest"))
+
     async def test(bench: Bench) -> None:
-        for name in ("a", "b"):
-            assert not bench.engine.is_shared
-            done = submit_all(bench, [bench.run(bench.session(name), client=Client(name, "connection"))])
+        many = [bench.run(bench.session(f"s{number}"), client=greedy) for number in range(3 * tick_loop.MODEST_RUNS)]
+        session, before = bench.session("modest"), 0
+        done = submit_all(bench, many)
+        for round_ in range(4):
+            await until(partial(has_more, done, before))
+            before = len(done)
+            own = submit_all(bench, [bench.run(session, client=modest)])
+            await until(partial(bool, own))
+            assert len(done) <= before + (not round_), "they share only since then"
+            before = len(done)
+        await until(lambda: len(done) == len(many))
+
+    drive(test, max_tick_rows=1, max_shared_tick_rows=1)
+
+
+def test_ticks_are_smaller_while_tenants_share() -> None:
+    async def test(bench: Bench) -> None:
+        sizes = []
+        for tenants in (1, 2):
+            clients = [Client(f"tenant-{number % tenants}", "connection") for number in range(8)]
+            names = [f"{tenants}-{number}" for number in range(8)]
+            runs = [bench.run(bench.session(name), client=client) for name, client in zip(names, clients, strict=True)]
+            done = submit_all(bench, runs)
             await until(partial(bool, done))
-        assert bench.engine.is_shared
-        monkeypatch.setattr(tick_loop, "LATELY_S", 0.0)
-        assert not bench.engine.is_shared
+            sizes.append(len(done))
+            await until(bench.engine.queue.idle.is_set)
+        assert sizes == [8, 2]
+
+    drive(test, max_tick_rows=8, max_shared_tick_rows=2)
+
+
+def test_a_step_at_once_does_not_wait_for_what_another_tenant_has_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        mine, theirs = bench.session("mine"), bench.session("theirs")
+        inputs = [np.zeros((1, DEPTH), np.float32)]
+        for session in (mine, theirs):  # How long a step takes is learned by steps.
+            done = submit_all(bench, [bench.run(session, client=Client("other", "connection"))])
+            await until(partial(bool, done))
+        assert not bench.engine.sharing.is_shared
+        submit_all(bench, [bench.run(theirs, client=Client("other", "connection"))])
+        assert bench.engine.step_at_once(mine, mine.life, inputs, 1, 0) is None, "it is a client as others are"
+        bench.engine.sharing.note(mine.key.tenant)
+        noted: list[str] = []
+        monkeypatch.setattr(bench.engine.sharing, "note", noted.append)
+        done_at_once = bench.engine.step_at_once(mine, mine.life, inputs, 1, 0)
+        assert done_at_once is not None
+        assert done_at_once[0] == 2
+        assert noted == [mine.key.tenant], "those share too who never wait"
+        monkeypatch.undo()
+        await until(lambda: theirs.step_count == 2)
+        submit_all(bench, [bench.run(theirs, client=Client(mine.key.tenant, "connection"))])
+        assert bench.engine.step_at_once(mine, mine.life, inputs, 2, 0) is None, "after what its tenant has in line"
 
     drive(test)

@@ -6,10 +6,15 @@ import random
 
 import pytest
 
-from cellserve_server.engine.scheduler import LEAST_SHARE_ROWS, MEMORY_TICKS, Scheduler
+from cellserve_server.engine.scheduler import LEAST_SHARE_ROWS, Scheduler
 
 STEPS, RUNS = "steps", "runs"
 TestedScheduler = Scheduler[str, str, str]
+
+
+def ticks_of(rows: int) -> TestedScheduler:
+    """A scheduler of ticks of at most so many rows."""
+    return Scheduler(lambda _: rows)
 
 
 def drain(scheduler: TestedScheduler) -> list[tuple[str, str, list[tuple[str, int]]]]:
@@ -26,21 +31,21 @@ def items(scheduler: TestedScheduler) -> list[list[str]]:
 
 
 def test_nothing_is_ready() -> None:
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     assert not scheduler
     with pytest.raises(LookupError, match="nothing is ready"):
         scheduler.next_tick()
 
 
 def test_work_of_one_client_shares_a_tick_up_to_its_rows() -> None:
-    scheduler: TestedScheduler = Scheduler(4)
+    scheduler = ticks_of(4)
     for name, rows in [("a", 2), ("b", 1), ("c", 2), ("d", 1)]:
         scheduler.add("lane", STEPS, "client", name, rows)
     assert items(scheduler) == [["a", "b"], ["c", "d"]]
 
 
 def test_a_block_is_taken_apart() -> None:
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     scheduler.add("lane", STEPS, "client", "first", 1)
     scheduler.add("lane", STEPS, "client", "block", 2, positions=7)
     scheduler.add("lane", STEPS, "client", "last", 1)
@@ -48,14 +53,14 @@ def test_a_block_is_taken_apart() -> None:
 
 
 def test_what_is_too_large_is_taken_alone() -> None:
-    scheduler: TestedScheduler = Scheduler(4)
+    scheduler = ticks_of(4)
     for name, rows in [("small", 1), ("large", 9), ("next", 1)]:
         scheduler.add("lane", STEPS, "client", name, rows)
     assert items(scheduler) == [["small"], ["large"], ["next"]]
 
 
 def test_what_is_too_large_is_taken_though_others_keep_coming() -> None:
-    scheduler: TestedScheduler = Scheduler(4)
+    scheduler = ticks_of(4)
     scheduler.add("lane", STEPS, "others", "step", 1)
     scheduler.add("lane", STEPS, "large", "large", 9)
     ticks = 0
@@ -69,7 +74,7 @@ def test_what_is_too_large_is_taken_though_others_keep_coming() -> None:
 
 
 def test_lanes_take_turns() -> None:
-    scheduler: TestedScheduler = Scheduler(1)
+    scheduler = ticks_of(1)
     for name in ("a1", "a2", "a3"):
         scheduler.add("a", STEPS, "client", name, 1)
     scheduler.add("b", STEPS, "client", "b1", 1)
@@ -77,7 +82,7 @@ def test_lanes_take_turns() -> None:
 
 
 def test_a_clients_backlog_holds_no_other_client_up() -> None:
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     scheduler.add("lane", STEPS, "greedy", "backlog", 1, positions=1000)
     scheduler.add("lane", STEPS, "modest", "step", 1)
     assert drain(scheduler)[0] == ("lane", STEPS, [("backlog", 4), ("step", 1), ("backlog", 3)])
@@ -85,7 +90,7 @@ def test_a_clients_backlog_holds_no_other_client_up() -> None:
 
 def test_nor_do_many_queues_of_one_client() -> None:
     """Each batch size is a queue: their number is a client's to choose."""
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     for rows in range(1, 101):
         scheduler.add("lane", f"{rows} rows", "greedy", "step", rows)
     scheduler.add("lane", "1 rows", "modest", "modest step", 1)
@@ -98,7 +103,7 @@ def test_nor_do_many_queues_of_one_client() -> None:
 
 
 def test_more_clients_than_rows_are_served_in_turn() -> None:
-    scheduler: TestedScheduler = Scheduler(2)
+    scheduler = ticks_of(2)
     for client in "abcde":
         scheduler.add("lane", STEPS, client, client + "1", 1)
         scheduler.add("lane", STEPS, client, client + "2", 1)
@@ -108,7 +113,7 @@ def test_more_clients_than_rows_are_served_in_turn() -> None:
 @pytest.mark.parametrize("clients", [1, 3, 100])
 def test_a_steps_wait_behind_endless_sequences_is_bounded_in_ticks(clients: int) -> None:
     """Longer runs have a queue of their own, and share its ticks: a step's turn is the next but one."""
-    scheduler: TestedScheduler = Scheduler(1024)
+    scheduler = ticks_of(1024)
     for number in range(300):
         scheduler.add("lane", RUNS, f"client {number % clients}", f"sequence {number}", 1)
     scheduler.next_tick()
@@ -130,7 +135,7 @@ def test_a_steps_wait_behind_endless_sequences_is_bounded_in_ticks(clients: int)
 def test_nobody_waits_longer_than_the_docstring_says(seed: int) -> None:
     """L lanes, C clients in each: at most L * C ticks, whatever is in line and whatever comes meanwhile."""
     dice = random.Random(seed)
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     lanes, clients = dice.randint(1, 4), dice.randint(1, 5)
 
     def more(count: int) -> None:
@@ -155,7 +160,7 @@ def test_nobody_waits_longer_than_the_docstring_says(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_everything_is_taken_once_and_in_its_clients_order(seed: int) -> None:
     dice = random.Random(seed)
-    scheduler: TestedScheduler = Scheduler(dice.randint(1, 16))
+    scheduler = ticks_of(dice.randint(1, 16))
     wanted: dict[tuple[str, str, str], list[str]] = {}
     left: dict[str, int] = {}
     for number in range(200):
@@ -178,7 +183,7 @@ def test_everything_is_taken_once_and_in_its_clients_order(seed: int) -> None:
 
 
 def test_tenants_share_a_tick_whatever_the_number_of_their_clients() -> None:
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     for number in range(20):
         scheduler.add("lane", STEPS, f"client {number}", "greedy", 1, 50, tenant="greedy")
     scheduler.add("lane", STEPS, "client", "modest", 1, 12, tenant="modest")
@@ -189,7 +194,7 @@ def test_tenants_share_a_tick_whatever_the_number_of_their_clients() -> None:
 
 
 def test_a_tenants_many_queues_hold_no_other_tenant_up() -> None:
-    scheduler: TestedScheduler = Scheduler(8)
+    scheduler = ticks_of(8)
     for number in range(20):
         for client in range(20):
             scheduler.add("lane", f"{number} rows", f"client {client}", "greedy", 1, 50, tenant="greedy")
@@ -197,30 +202,34 @@ def test_a_tenants_many_queues_hold_no_other_tenant_up() -> None:
     assert [scheduler.next_tick()[2][0].item for _ in range(2)].count("modest") == 1
 
 
-def test_while_there_are_several_tenants_ticks_are_smaller() -> None:
-    scheduler: TestedScheduler = Scheduler(64, 8)
-    sizes = []
+def test_some_tenants_alone_have_a_tick_and_no_lane_loses_its_turn_by_it() -> None:
+    scheduler = ticks_of(4)
+    for lane in ("first", "second"):
+        scheduler.add(lane, STEPS, "client", f"{lane} greedy", 1, 8, tenant="greedy")
+    for tenant in ("modest", "shy"):
+        scheduler.add("second", RUNS if tenant == "shy" else STEPS, "client", tenant, 1, tenant=tenant)
+    assert scheduler.has_any({"nobody", "modest"})
+    assert scheduler.next_tick(["modest", "shy"]) == ("second", STEPS, [("modest", 1)])
+    assert scheduler.next_tick(["modest", "shy"]) == ("second", RUNS, [("shy", 1)])
+    assert not scheduler.has_any({"modest", "shy"})
+    with pytest.raises(LookupError):
+        scheduler.next_tick(["modest", "shy"])
+    assert [tick[0] for tick in drain(scheduler)] == ["first", "second", "first", "second"]
 
-    def tick() -> None:
-        _, _, taken = scheduler.next_tick()
-        sizes.append(sum(entry.positions for entry in taken))
 
-    scheduler.add("lane", STEPS, "client", "step", 1, 10**6, tenant="greedy")
-    tick()
-    scheduler.add("another lane", STEPS, "client", "modest", 1, tenant="modest")
-    for _ in range(MEMORY_TICKS):
-        scheduler.add("lane", STEPS, "client", "step", 1, tenant="greedy")
-        tick()
-    assert sizes[0] == 64
-    assert set(sizes[1:]) == {8, 1}, "the modest one may come back at any moment"
-    for _ in range(2):
-        scheduler.add("lane", STEPS, "client", "step", 1, tenant="greedy")
-        tick()
-    assert sizes[-1] == 64, "it has not come for long"
+def test_a_tick_of_some_tenants_is_shared_among_them() -> None:
+    scheduler = ticks_of(4)
+    for tenant in ("greedy", "modest", "shy"):
+        scheduler.add("lane", STEPS, "client", tenant, 1, 8, tenant=tenant)
+    assert scheduler.next_tick(["modest", "shy"])[2] == [("modest", 2), ("shy", 2)]
+    scheduler = ticks_of(4)
+    scheduler.add("lane", STEPS, "client", "modest", 1, tenant="modest")
+    assert scheduler.next_tick(["modest"])[2] == [("modest", 1)]
+    assert not scheduler
 
 
 def test_a_part_of_a_tick_is_worth_a_message() -> None:
-    scheduler: TestedScheduler = Scheduler(8 * LEAST_SHARE_ROWS)
+    scheduler = ticks_of(8 * LEAST_SHARE_ROWS)
     for number in range(100):
         scheduler.add("lane", STEPS, f"client {number}", str(number), 1, 1000)
     served: dict[str, int] = {}
@@ -233,7 +242,7 @@ def test_a_part_of_a_tick_is_worth_a_message() -> None:
 
 
 def test_a_lane_may_have_smaller_ticks() -> None:
-    scheduler: TestedScheduler = Scheduler(8, None, {"heavy": 2, "light": 100}.__getitem__)
+    scheduler: TestedScheduler = Scheduler({"heavy": 2, "light": 8}.__getitem__)
     for lane in ("heavy", "light"):
         scheduler.add(lane, STEPS, "client", lane, 1, 10)
     sizes = [
@@ -243,7 +252,7 @@ def test_a_lane_may_have_smaller_ticks() -> None:
 
 
 def test_more_is_taken_for_the_same_tick_from_the_same_queue_alone() -> None:
-    scheduler: TestedScheduler = Scheduler(2)
+    scheduler = ticks_of(2)
     scheduler.add("lane", STEPS, "client", "steps", 1, 5)
     scheduler.add("lane", RUNS, "client", "run", 1)
     assert scheduler.next_tick() == ("lane", STEPS, [("steps", 2)])
@@ -257,7 +266,7 @@ def test_more_is_taken_for_the_same_tick_from_the_same_queue_alone() -> None:
 
 
 def test_more_is_dealt_as_a_tick_is() -> None:
-    scheduler: TestedScheduler = Scheduler(1)
+    scheduler = ticks_of(1)
     for tenant in ("greedy", "modest"):
         for client in range(3 if tenant == "greedy" else 1):
             scheduler.add("lane", STEPS, f"{tenant} {client}", tenant, 1, 10, tenant=tenant)

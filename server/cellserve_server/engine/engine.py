@@ -34,6 +34,7 @@ from cellserve_server.engine.observing import TickObserver
 from cellserve_server.engine.ownership import Ownership
 from cellserve_server.engine.run_queue import RunQueue
 from cellserve_server.engine.runs import Run, RunResult
+from cellserve_server.engine.sharing import Sharing
 from cellserve_server.engine.state_writer import StateWriter
 from cellserve_server.engine.tick_loop import TickLoop
 from cellserve_server.engine.turns import Turn
@@ -76,6 +77,7 @@ class Engine:
         draining: whether new work is refused, because the server stops.
         lanes: what is kept for each model.
         queue: how much is under way.
+        sharing: whether several tenants use the server just now.
         writer: writes states to a store before steps are answered; None: memory is where they are.
         ownership: looks whether sessions are still here before runs are refused; None: they are nowhere else.
         observers: told of ticks; to be added to and taken from on the event loop, at any time.
@@ -111,14 +113,10 @@ class Engine:
         self._blocks: dict[StepBlock, int] = {}  # steps of each that are not over
         self._orphans: dict[int, Session] = {}  # by life: sessions that have ended while a block had them
         self._waiting_turns = 0
-        self._ticks = TickLoop(config, metrics, self.observers, clock, self)
+        self.sharing = Sharing()
+        self._ticks = TickLoop(config, metrics, self.observers, clock, self, self.queue, self.sharing)
         self._at_once = StepsAtOnce(config, metrics, self.observers, clock)
         self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several tenants have work, or had some lately."""
-        return self._ticks.is_shared
 
     def start(self) -> asyncio.Task[None]:
         """Starts the loop. The task ends only by ``stop``, or by a bug: who starts the engine watches it."""
@@ -202,9 +200,13 @@ class Engine:
     def step_at_once(
         self, session: Session, life: int, inputs: Sequence[Array], expected_step: int | None, run_id: int
     ) -> tuple[int, list[Array]] | None:
-        """A step here and now, when there is nothing else to do; see ``StepsAtOnce.step``."""
-        if self.queue.runs or self.draining or self.writer is not None or self.store_refusal is not None:
+        """A step here and now, when there is nothing else to do, or nothing of its tenant; see ``StepsAtOnce.step``."""
+        tenant = session.key.tenant
+        if self.queue.runs and (self.queue.runs_of(tenant) or not self.sharing.is_shared):
             return None
+        if self.draining or self.writer is not None or self.store_refusal is not None:
+            return None
+        self.sharing.note(tenant)
         done = self._at_once.step(self.lanes[session.model], session, life, inputs, expected_step, run_id)
         self.note_moved()
         return done

@@ -104,6 +104,11 @@ class RunQueue:
         if self._lines:
             self._grant()
 
+    def runs_of(self, tenant: str) -> int:
+        """How many runs of a tenant wait or are under way."""
+        under_way = self._tenants.get(tenant)
+        return 0 if under_way is None else under_way.runs
+
     def require_room(self, size_bytes: int, client: Client = NOBODY) -> None:
         """Refuses one run more when the queue is full. Where there is none, any is taken.
 

@@ -15,15 +15,13 @@ are several tenants ticks are smaller, so that nobody waits long for what others
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Generic, NamedTuple, TypeVar
 
 Lane = TypeVar("Lane", bound=Hashable)
 Queue = TypeVar("Queue", bound=Hashable)
 Item = TypeVar("Item")
 
-# For so many ticks a tenant counts as one of those who share, after it has brought work: some seconds.
-MEMORY_TICKS = 1000
 # Parts of a tick are no smaller, be there ever so many clients, or are this part of it: each answer is a message. Those
 # who are not in this tick are in the next.
 LEAST_SHARE_ROWS = 32
@@ -108,9 +106,19 @@ class _Lines(Generic[Part]):
         """The rows of the next position of whoever comes first."""
         return next(iter(self.parts.values())).next_rows
 
-    def take(self, rows: int, taken: list[Taken[Any]], served: dict[_Line[Any], None]) -> int:
-        """Deals up to so many rows out, and forgets lines that become empty; returns how many rows were taken."""
-        hungry = list(self.parts)
+    def take(
+        self,
+        rows: int,
+        taken: list[Taken[Any]],
+        served: dict[_Line[Any], None],
+        among: Collection[Hashable] | None = None,
+    ) -> int:
+        """Deals up to so many rows out, and forgets lines that become empty; returns how many rows were taken.
+
+        Args:
+            among: to these parts alone.
+        """
+        hungry = [name for name in self.parts if among is None or name in among]
         left = rows
         while hungry and left > 0:
             share = max(left // len(hungry), min(LEAST_SHARE_ROWS, rows // LEAST_PARTS), 1)
@@ -144,6 +152,10 @@ class _Work(Generic[Queue, Item]):
         self.turns: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[Queue, None]]] = OrderedDict()
         self.lines: dict[Queue, _Lines[_Lines[_Line[Item]]]] = {}
 
+    def has_any(self, tenants: Collection[Hashable]) -> bool:
+        """Whether any of these has work."""
+        return any(tenant in self.turns for tenant in tenants)
+
     def add(self, queue: Queue, tenant: Hashable, client: Hashable, waiting: _Waiting[Item]) -> None:
         """Puts work at the end of its client's line."""
         tenants = self.lines.get(queue)
@@ -158,22 +170,22 @@ class _Work(Generic[Queue, Item]):
             self.turns.setdefault(tenant, OrderedDict()).setdefault(client, OrderedDict())[queue] = None
         line.waiting.append(waiting)
 
-    def take(self, rows: int) -> tuple[Queue, list[Taken[Item]]]:
-        """Takes a tick of at most so many rows; a larger position is taken alone."""
-        tenant, clients = next(iter(self.turns.items()))
-        client, queues = next(iter(clients.items()))
+    def take(self, rows: int, among: Collection[Hashable] | None) -> tuple[Queue, list[Taken[Item]]]:
+        """Takes a tick of at most so many rows, of some tenants or of all; a larger position is taken alone."""
+        tenant = next(tenant for tenant in among or self.turns if tenant in self.turns)
+        client, queues = next(iter(self.turns[tenant].items()))
         queue = next(iter(queues))
         lines = self.lines[queue]
         lines.parts.move_to_end(tenant, last=False)
         lines.parts[tenant].parts.move_to_end(client, last=False)
-        return queue, self.take_of(queue, rows)
+        return queue, self.take_of(queue, rows, among)
 
-    def take_of(self, queue: Queue, rows: int) -> list[Taken[Item]]:
+    def take_of(self, queue: Queue, rows: int, among: Collection[Hashable] | None = None) -> list[Taken[Item]]:
         """Takes at most so many rows of a queue that has work, of each tenant and client its part."""
         lines = self.lines[queue]
         taken: list[Taken[Item]] = []
         served: dict[_Line[Item], None] = {}
-        lines.take(rows, taken, served)
+        lines.take(rows, taken, served, among)
         for line in served:
             self._note_served(line, queue)
         if not lines:
@@ -201,32 +213,15 @@ class Scheduler(Generic[Lane, Queue, Item]):
     """Ready work by lane, queue, tenant and client.
 
     Args:
-        max_tick_rows: rows that one tick takes at most; a larger position is taken alone.
-        max_shared_tick_rows: the same while several tenants have work, or had some in the last ``MEMORY_TICKS``; None:
-            no fewer.
-        lane_rows: the same of a lane's ticks; None: no fewer.
+        most_rows: rows that a lane's next tick takes at most; a larger position is taken alone.
     """
 
-    def __init__(
-        self,
-        max_tick_rows: int,
-        max_shared_tick_rows: int | None = None,
-        lane_rows: Callable[[Lane], int] | None = None,
-    ) -> None:
-        self._max_tick_rows = max_tick_rows
-        self._max_shared_rows = min(max_shared_tick_rows or max_tick_rows, max_tick_rows)
-        self._lane_rows = lane_rows
-        self._ticks = 0
-        self._seen: OrderedDict[Hashable, int] = OrderedDict()  # by tenant: the tick before which it last brought work
+    def __init__(self, most_rows: Callable[[Lane], int]) -> None:
+        self._most_rows = most_rows
         self._lanes: dict[Lane, _Work[Queue, Item]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._lanes)
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several tenants have work, or had some in the last ``MEMORY_TICKS``."""
-        return len(self._seen) > 1
 
     def add(
         self,
@@ -249,27 +244,30 @@ class Scheduler(Generic[Lane, Queue, Item]):
         if work is None:
             work = self._lanes[lane] = _Work()
         work.add(queue, tenant, client, _Waiting(item, rows, positions))
-        self._seen[tenant] = self._ticks
-        self._seen.move_to_end(tenant)
 
-    def next_tick(self) -> tuple[Lane, Queue, list[Taken[Item]]]:
+    def next_tick(self, among: Collection[Hashable] | None = None) -> tuple[Lane, Queue, list[Taken[Item]]]:
         """Takes the work of the next tick, of the lane whose turn it is.
+
+        Args:
+            among: of these tenants alone, in between: no lane loses its turn by it.
 
         Raises:
             LookupError: nothing is ready.
         """
-        if not self._lanes:
+        lane = next((lane for lane, work in self._lanes.items() if among is None or work.has_any(among)), None)
+        if lane is None:
             raise LookupError("nothing is ready")
-        lane = next(iter(self._lanes))
-        work = self._lanes.pop(lane)
-        self._ticks += 1
-        while next(iter(self._seen.values())) < self._ticks - MEMORY_TICKS and len(self._seen) > 1:
-            self._seen.popitem(last=False)
-        rows = self._max_shared_rows if self.is_shared else self._max_tick_rows
-        queue, taken = work.take(rows if self._lane_rows is None else min(rows, self._lane_rows(lane)))
-        if work.turns:
+        work = self._lanes[lane]
+        queue, taken = work.take(self._most_rows(lane), among)
+        if among is None or not work.turns:
+            del self._lanes[lane]
+        if among is None and work.turns:
             self._lanes[lane] = work  # At the end of the dict: the other lanes come first.
         return lane, queue, taken
+
+    def has_any(self, tenants: Collection[Hashable]) -> bool:
+        """Whether there is work of any of these."""
+        return any(work.has_any(tenants) for work in self._lanes.values())
 
     def has(self, lane: Lane, queue: Queue) -> bool:
         """Whether there is work of a queue that no tick has taken."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from cellserve_server.config import ServerConfig
@@ -19,8 +19,10 @@ from cellserve_server.engine.chunk_ticks import ChunkTicks
 from cellserve_server.engine.computing import Computing
 from cellserve_server.engine.observing import TickObserver
 from cellserve_server.engine.owner import Owner
+from cellserve_server.engine.run_queue import RunQueue
 from cellserve_server.engine.runs import Run
 from cellserve_server.engine.scheduler import Scheduler
+from cellserve_server.engine.sharing import Sharing
 from cellserve_server.engine.step_ticks import StepTicks
 from cellserve_server.metrics import EngineMetrics
 from cellserve_server.sessions.lanes import Lane
@@ -31,11 +33,10 @@ from cellserve_server.sessions.session import Session
 # hand a call over, and each of them would wait for a tick of whoever has most in line.
 WAY_PER_TICK = 4.0
 MOST_WAY_S = 0.01  # What is computed in the thread has left the loop free.
+# Who has no more than this under way does not have to wait until ticks have given way.
+MODEST_RUNS = 16
 QUIET_TURNS = 8
 QUIET_TURN_S = 30e-6
-# So long after the last change from one tenant's work to another's they count as sharing: ticks, by which the scheduler
-# counts, may be far apart.
-LATELY_S = 5.0
 
 
 class TickLoop:
@@ -47,6 +48,8 @@ class TickLoop:
         observers: told of ticks.
         clock: the engine's.
         owner: told how work ends.
+        queue: knows how much is under way.
+        sharing: told who brings work.
     """
 
     def __init__(
@@ -56,26 +59,21 @@ class TickLoop:
         observers: Sequence[TickObserver],
         clock: Callable[[], float],
         owner: Owner,
+        queue: RunQueue,
+        sharing: Sharing,
     ) -> None:
         # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
-        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(
-            config.max_tick_rows, config.max_shared_tick_rows, self._lane_rows
-        )
+        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(self._most_rows)
         self._config = config
         self._clock = clock
         self._wake = asyncio.Event()
         self._computing = Computing(config.inline_tick_us)
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
         self._steps = StepTicks(self._computing, self._chunks, metrics, observers, clock, owner)
-        # Who brought work last, and when it was not the one before: while tenants share, that is all the time.
-        self._last_tenant = ""
-        self._alternated = time.monotonic()
+        self._queue = queue
+        self._sharing = sharing
+        self._brought: dict[str, None] = {}  # tenants that have brought work lately, in order
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether several tenants have work, or had some lately."""
-        return self._scheduler.is_shared and time.monotonic() - self._alternated < LATELY_S
 
     def start(self) -> asyncio.Task[None]:
         """Starts the loop."""
@@ -95,7 +93,7 @@ class TickLoop:
         block.ready = self._clock()
         tenant, client = block.client
         self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant)
-        self._note_tenant(tenant)
+        self._note_work_of(tenant)
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
@@ -104,21 +102,24 @@ class TickLoop:
         run.ready = self._clock()
         tenant, client = run.client
         self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant)
-        self._note_tenant(tenant)
+        self._note_work_of(tenant)
         self._wake.set()
 
-    def _note_tenant(self, tenant: str) -> None:
-        if tenant != self._last_tenant:
-            self._last_tenant = tenant
-            self._alternated = time.monotonic()
+    def _note_work_of(self, tenant: str) -> None:
+        self._sharing.note(tenant)
+        self._brought[tenant] = None
 
     def _go_on(self, lane: Lane, run: Run) -> None:
         """A run has steps left."""
         tenant, client = run.client
         self._scheduler.add(lane, None, client, run, run.rows, tenant=tenant)
+        self._sharing.note(tenant)
 
-    def _lane_rows(self, lane: Lane) -> int:
-        return lane.rows_within(self._config.max_tick_us / 1e6 / self._computing.slowness, self._config.max_tick_rows)
+    def _most_rows(self, lane: Lane) -> int:
+        most = self._config.max_tick_rows
+        if self._sharing.is_shared:
+            most = min(most, self._config.max_shared_tick_rows)
+        return lane.rows_within(self._config.max_tick_us / 1e6 / self._computing.slowness, most)
 
     async def _loop(self) -> None:
         while True:
@@ -126,26 +127,34 @@ class TickLoop:
             self._wake.clear()
             while self._scheduler:
                 began = time.perf_counter()
-                lane, seats, taken = self._scheduler.next_tick()
-                more = partial(self._scheduler.more, lane, seats)
-                if seats is None:
-                    await self._chunks.tick(lane, taken, more, is_crowded=self._scheduler.has(lane, seats))
-                else:
-                    await self._steps.tick(lane, seats, taken, more)
+                await self._tick()
                 # What has arrived meanwhile comes in here and is part of the next tick.
                 await asyncio.sleep(0)
-                if self.is_shared:
-                    await _give_way(time.perf_counter() - began)
+                if self._sharing.is_shared:
+                    await self._give_way(time.perf_counter() - began)
 
+    async def _tick(self, among: Collection[str] | None = None) -> None:
+        """Does the next tick, or one of some tenants alone."""
+        lane, seats, taken = self._scheduler.next_tick(among)
+        more = partial(self._scheduler.more, lane, seats)
+        if seats is None:
+            await self._chunks.tick(lane, taken, more, is_crowded=self._scheduler.has(lane, seats))
+        else:
+            await self._steps.tick(lane, seats, taken, more)
 
-async def _give_way(ticked_s: float) -> None:
-    """Lets the event loop do what else there is: until it finds nothing for some turns, or for so many times as long as
-    the tick took.
-    """
-    turned = time.perf_counter()
-    end = turned + min(WAY_PER_TICK * ticked_s, MOST_WAY_S)
-    quiet = 0
-    while quiet < QUIET_TURNS and turned < end:
-        await asyncio.sleep(0)
-        began, turned = turned, time.perf_counter()
-        quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
+    async def _give_way(self, ticked_s: float) -> None:
+        """Lets the event loop do what else there is, until it finds nothing for some turns, or for so many times as
+        long as the tick took. Who brings little has it done meanwhile.
+        """
+        turned = time.perf_counter()
+        end = turned + min(WAY_PER_TICK * ticked_s, MOST_WAY_S)
+        quiet = 0
+        while quiet < QUIET_TURNS and turned < end:
+            await asyncio.sleep(0)
+            modest = [tenant for tenant in self._brought if self._queue.runs_of(tenant) <= MODEST_RUNS]
+            if self._scheduler.has_any(modest):
+                await self._tick(modest)
+            else:
+                self._brought.clear()
+            began, turned = turned, time.perf_counter()
+            quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
