@@ -31,7 +31,7 @@ from cellserve_server.sessions.session import Session
 
 # While several tenants share the server a tick is followed by several turns of the event loop: grpc takes some four to
 # hand a call over, and each of them would wait for a tick of whoever has most in line.
-WAY_PER_TICK = 4.0
+WAY_PER_TICK = 8.0
 MOST_WAY_S = 0.01  # What is computed in the thread has left the loop free.
 # Who has no more than this under way does not have to wait until ticks have given way.
 MODEST_RUNS = 16
