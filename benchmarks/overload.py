@@ -60,8 +60,8 @@ class Plan:
     rhythm: Rhythm
 
 
-FULL = Plan(96, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=6, warmup_s=0.5, seconds=1.5))
-QUICK = Plan(64, 0.5, (1.0, 4.0), 16, Rhythm(rounds=1, warmup_s=0.5, seconds=1.0))
+FULL = Plan(96, 0.5, (1.0, 2.0, 4.0), 16, Rhythm(rounds=4, warmup_s=0.5, seconds=3.0))
+QUICK = Plan(64, 0.5, (1.0, 4.0), 16, Rhythm(rounds=1, warmup_s=0.5, seconds=2.0))
 
 
 @dataclass

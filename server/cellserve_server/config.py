@@ -199,8 +199,8 @@ class ServerConfig:
     )
     at_once_us: int = _setting(
         150,
-        "A single step that finds nothing else to do, and is predicted to be shorter, is done as it comes, without a "
-        "tick; in microseconds.",
+        "A single step that finds nothing else to do (while tenants share, nothing else of its own), and is predicted "
+        "to be shorter, is done as it comes, without a tick; in microseconds.",
         0,
     )
     queue_full_retry_ms: int = _setting(
