@@ -175,14 +175,17 @@ class App:
             self.refusals,
             self._tracing,
         )
+        retry_s = config.queue_full_retry_ms / 1000
         self.interceptor = RpcInterceptor(
             self.authenticator,
             self.metrics.rpcs,
             self.refusals,
             new_id,
             self._refusal,
-            RpcAdmission(self.limits, config.max_concurrent_rpcs, config.queue_full_retry_ms / 1000),
-            CallTurns(lambda: self.engine.sharing.is_shared),
+            RpcAdmission(self.limits, config.max_concurrent_rpcs, retry_s),
+            CallTurns(
+                lambda: self.engine.sharing.is_shared, lambda tenant: self.limits.of(tenant).max_queued_bytes, retry_s
+            ),
             max_message_parts=config.max_message_parts,
             tracing=self._tracing,
         )

@@ -9,7 +9,8 @@ sessions and streams. A file of quotas says otherwise, for every tenant or for o
     [tenants.acme]
     max_steps_per_s = 50_000
 
-Callers without an identity are one tenant, ``default``, which has all of the server unless the file says otherwise.
+Where nobody is asked for an identity all are one tenant, ``default``, which has all of the server unless the file says
+otherwise.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class TenantLimits:
         self.has_rates = bool(self._config.max_steps_per_s) or any(rates)
 
     def _make(self, tenant: str) -> ServerConfig:
-        share = 1.0 if tenant == DEFAULT_TENANT else self._config.tenant_share
+        has_all = tenant == DEFAULT_TENANT and not self._config.has_identity
+        share = 1.0 if has_all else self._config.tenant_share
         shares: dict[str, Any] = {
             name: max(type(most := getattr(self._config, name))(most * share), _MINIMA[name])
             for name, kind in _KINDS.items()

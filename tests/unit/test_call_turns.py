@@ -12,6 +12,9 @@ from cellserve_server.edge import call_turns
 from cellserve_server.edge.call_turns import MOST_AT_ONCE, CallTurns
 from tests.unit.engine_bench import until
 
+SIZE_BYTES = 10
+MOST_BYTES = 10 * SIZE_BYTES
+
 
 class Calls:
     """Calls that last until they are told to end.
@@ -22,7 +25,7 @@ class Calls:
 
     def __init__(self, *, is_shared: bool = True) -> None:
         self.is_shared = is_shared
-        self.turns = CallTurns(lambda: self.is_shared)
+        self.turns = CallTurns(lambda: self.is_shared, lambda _: MOST_BYTES, 0.5)
         self.begun: list[str] = []
         self._news = asyncio.Condition()
         self._ends: dict[str, asyncio.Future[None]] = {}
@@ -50,7 +53,7 @@ class Calls:
             await self._news.wait_for(lambda: len(self.begun) >= count)
 
     async def _call(self, name: str) -> None:
-        async with self.turns.turn(name[0]):
+        async with self.turns.turn(name[0], SIZE_BYTES):
             self.begun.append(name)
             async with self._news:
                 self._news.notify_all()
@@ -96,6 +99,40 @@ def test_beside_others_a_tenants_calls_go_one_after_the_other_and_the_others_at_
         await calls.end("a3")
         await calls.end("a4")
         assert calls.begun[4:] == ["a4", "a5", "a6"], "who came later comes later"
+
+    run(test)
+
+
+def test_requests_that_wait_are_bounded_by_their_bytes_and_those_of_callers_who_have_gone_do_not_count() -> None:
+    async def test(calls: Calls) -> None:
+        names = [f"a{number}" for number in range(MOST_AT_ONCE + MOST_BYTES // SIZE_BYTES)]
+        await calls.begin(*names, "a too many", "b1")
+        assert calls.turns.waiting == MOST_BYTES // SIZE_BYTES
+        assert "b1" in calls.begun
+        with pytest.raises(QueueFullError, match="have 100 of 100 bytes") as refused:
+            await calls.tasks["a too many"]
+        assert refused.value.metadata == {"quota": "max_queued_bytes", "limit": "100"}
+        assert refused.value.retry_after_s == 0.5
+        calls.tasks[names[-1]].cancel()
+        await turn_of_the_loop()
+        assert calls.turns.waiting == MOST_BYTES // SIZE_BYTES - 1
+        await calls.begin("a one more")
+        assert not calls.tasks["a one more"].done()
+        await calls.end(names[0])
+        assert calls.begun[-1] == names[MOST_AT_ONCE]
+
+    run(test)
+
+
+def test_one_that_is_too_large_waits_where_nobody_else_does() -> None:
+    async def test(calls: Calls) -> None:
+        calls.turns = CallTurns(lambda: True, lambda _: SIZE_BYTES - 1, 0.5)
+        await calls.begin("a1", "a2", "a3", "a4")
+        assert calls.turns.waiting == 1
+        with pytest.raises(QueueFullError):
+            await calls.tasks["a4"]
+        await calls.end("a1")
+        assert calls.begun == ["a1", "a2", "a3"]
 
     run(test)
 

@@ -28,6 +28,12 @@ def test_a_share_of_what_is_shared_and_all_of_what_is_of_one_thing() -> None:
     assert {item.metadata["tenant"] for item in fields(ServerConfig)} == {"", SHARED, OF_ONE}
 
 
+def test_a_tenant_by_the_name_of_nobody_has_no_more_than_others() -> None:
+    config = replace(ServerConfig(), tenant_share=0.25, tokens_file="tokens")
+    known = TenantLimits(config)
+    assert known.of("default").max_sessions == known.of("acme").max_sessions == config.max_sessions // 4
+
+
 def test_the_file_goes_before_the_share_and_one_tenant_before_all(tmp_path: Path) -> None:
     known = limits(
         tmp_path,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -28,16 +28,18 @@ class _Tenant:
 
     Attributes:
         at_work: calls whose turn it is, by when it came, the oldest first; without those that take long.
-        line: calls that wait.
+        line: calls that wait, each with the bytes of its request.
+        line_bytes: of all of them.
         timer: forgets those at work that take long; there is one while there is a line, or one that was refused.
     """
 
-    __slots__ = ("at_work", "line", "name", "timer")
+    __slots__ = ("at_work", "line", "line_bytes", "name", "timer")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.at_work: dict[object, float] = {}
-        self.line: deque[asyncio.Future[None]] = deque()
+        self.line: OrderedDict[asyncio.Future[None], int] = OrderedDict()
+        self.line_bytes = 0
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -46,19 +48,30 @@ class CallTurns:
 
     Args:
         is_shared: whether several tenants have work in the engine; tenants with calls here are known.
+        most_bytes: of a tenant's requests that wait.
+        retry_s: what RetryInfo says to those beyond, in seconds.
 
     Attributes:
-        waiting: calls that wait for their turn, those among them whose callers have gone.
+        waiting: calls that wait for their turn.
     """
 
-    def __init__(self, is_shared: Callable[[], bool]) -> None:
+    def __init__(self, is_shared: Callable[[], bool], most_bytes: Callable[[str], int], retry_s: float) -> None:
         self._has_shared_work = is_shared
+        self._most_bytes = most_bytes
+        self._retry_s = retry_s
         self.waiting = 0
         self._tenants: dict[str, _Tenant] = {}  # those that have calls
 
     @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
-        """Waits for the turn of a tenant's call; it is the call's for the block."""
+    async def turn(self, name: str, size_bytes: int) -> AsyncIterator[None]:
+        """Waits for the turn of a tenant's call; it is the call's for the block.
+
+        Args:
+            size_bytes: of its request.
+
+        Raises:
+            QueueFullError: the requests of this tenant that wait are too large.
+        """
         tenant = self._tenants.get(name)
         if tenant is None:
             tenant = self._tenants[name] = _Tenant(name)
@@ -68,7 +81,9 @@ class CallTurns:
             self._forget_long(tenant)
             has_to_wait = len(tenant.at_work) >= MOST_AT_ONCE
         if has_to_wait or tenant.line:
-            tenant.line.append(call)
+            self._require_room(tenant, size_bytes)
+            tenant.line[call] = size_bytes
+            tenant.line_bytes += size_bytes
             self.waiting += 1
             self._watch(tenant)
         else:
@@ -81,6 +96,8 @@ class CallTurns:
             is_over = not self._is_shared()
             raise
         finally:
+            if call in tenant.line:  # Its caller has gone.
+                self._leave_line(tenant, call)
             if is_over:
                 tenant.at_work.pop(call, None)
                 self._move_up(tenant)
@@ -91,6 +108,15 @@ class CallTurns:
     def _is_shared(self) -> bool:
         return len(self._tenants) > 1 or self._has_shared_work()
 
+    def _require_room(self, tenant: _Tenant, size_bytes: int) -> None:
+        most = self._most_bytes(tenant.name)
+        if tenant.line and tenant.line_bytes + size_bytes > most:
+            raise QueueFullError(
+                f"the queue is full: the calls of this tenant that wait have {tenant.line_bytes} of {most} bytes",
+                metadata={"quota": "max_queued_bytes", "limit": str(most)},
+                retry_after_s=self._retry_s,
+            )
+
     def _let_in(self, tenant: _Tenant, call: asyncio.Future[None]) -> None:
         tenant.at_work[call] = asyncio.get_running_loop().time()
         call.set_result(None)
@@ -98,10 +124,14 @@ class CallTurns:
     def _move_up(self, tenant: _Tenant) -> None:
         """Lets in as many as may be at work."""
         while tenant.line and (len(tenant.at_work) < MOST_AT_ONCE or not self._is_shared()):
-            call = tenant.line.popleft()
-            self.waiting -= 1
+            call = next(iter(tenant.line))
+            self._leave_line(tenant, call)
             if not call.done():  # Else its caller has gone.
                 self._let_in(tenant, call)
+
+    def _leave_line(self, tenant: _Tenant, call: asyncio.Future[None]) -> None:
+        tenant.line_bytes -= tenant.line.pop(call)
+        self.waiting -= 1
 
     def _forget_empty(self, tenant: _Tenant) -> None:
         if tenant.at_work or tenant.line:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
+PEERS = ""  # Tenants have names.
 # Nobody who asks for these is asked who he is: probes have no secrets, and replicas prove themselves in their requests.
 OPEN_SERVICES = ("/grpc.health.v1.Health/", PEER_SERVICE)
 
@@ -156,16 +157,17 @@ class _Call:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context) as outcome, self._turn(outcome.grant):
+            async with _Outcome(self, context) as outcome, self._turn(outcome.grant, request):
+                self._interceptor.authenticator.require_good(outcome.grant)  # It may have waited long.
                 return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
-    def _turn(self, grant: Grant) -> AbstractAsyncContextManager[None]:
+    def _turn(self, grant: Grant, request: bytes) -> AbstractAsyncContextManager[None]:
         """For what callers ask of us; probes and other replicas wait for nobody."""
         if not self._own or self._is_for_peers:
             return nullcontext()
-        return self._interceptor.turns.turn(grant.identity.tenant)
+        return self._interceptor.turns.turn(grant.identity.tenant, len(request))
 
     def lasting(self, behaviour: Behaviour) -> Behaviour:
         """As ``unary``, for a behaviour that ends when its caller's credentials do."""
@@ -202,11 +204,15 @@ class _Call:
     def enter(self, tenant: str) -> bool:
         """Begins; whether ``leave`` is due."""
         if self._own:
-            self._interceptor.enter(tenant, is_for_peers=self._is_for_peers)
+            self._interceptor.enter(self._whose(tenant), is_for_peers=self._is_for_peers)
         return self._own
 
     def leave(self, tenant: str) -> None:
-        self._interceptor.admission.leave(tenant)
+        self._interceptor.admission.leave(self._whose(tenant))
+
+    def _whose(self, tenant: str) -> str:
+        """In whose part an RPC is: that of replicas, who have not yet proved that they are any, is no tenant's."""
+        return PEERS if self._is_for_peers else tenant
 
     def most_bytes_of(self, tenant: str) -> int:
         """The largest message that a tenant may send."""
