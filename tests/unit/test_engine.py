@@ -578,7 +578,7 @@ def test_while_tenants_share_ticks_give_way_to_what_else_there_is(
     tenants: int, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give_much_way(monkeypatch)
-    monkeypatch.setattr(tick_loop, "MODEST_RUNS", 0)
+    monkeypatch.setattr(tick_loop, "SMALL_ROWS", 0)
 
     async def test(bench: Bench) -> None:
         clients = [Client(f"tenant-{number % tenants}", "connection") for number in range(4)]
@@ -605,7 +605,7 @@ def test_who_brings_little_has_it_done_while_ticks_give_way(monkeypatch: pytest.
     greedy, modest = (Client(tenant, "connection") for tenant in ("greedy", "modest"))
 
     async def test(bench: Bench) -> None:
-        many = [bench.run(bench.session(f"s{number}"), client=greedy) for number in range(3 * tick_loop.MODEST_RUNS)]
+        many = [bench.run(bench.session(f"s{number}"), client=greedy) for number in range(3 * tick_loop.SMALL_ROWS)]
         session, before = bench.session("modest"), 0
         done = submit_all(bench, many)
         for round_ in range(4):
@@ -618,6 +618,75 @@ def test_who_brings_little_has_it_done_while_ticks_give_way(monkeypatch: pytest.
         await until(lambda: len(done) == len(many))
 
     drive(test, max_tick_rows=1, max_shared_tick_rows=1)
+
+
+def test_sequences_of_who_has_little_wait_for_ordinary_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_much_way(monkeypatch)
+    greedy, modest = (Client(tenant, "connection") for tenant in ("greedy", "modest"))
+    steps = 12
+
+    async def test(bench: Bench) -> None:
+        long = bench.run(bench.session("long"), steps=steps, client=modest)
+        many = [bench.run(bench.session(f"s{number}"), client=greedy) for number in range(2 * steps)]
+        own = submit_all(bench, [long])
+        done = submit_all(bench, many)
+        await until(partial(bool, own))
+        assert len(done) >= steps - 1, "a chunk of it for each of their ticks"
+
+    drive(test, max_tick_rows=1, max_shared_tick_rows=1, max_chunk_steps=1)
+
+
+class Ticking:
+    """A clock by which everything takes a second."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def perf_counter(self) -> float:
+        self._now += 1.0
+        return self._now
+
+
+def test_what_is_done_for_who_has_little_takes_no_longer_than_the_tick_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    give_much_way(monkeypatch)
+    monkeypatch.setattr(tick_loop, "time", Ticking())
+    greedy, modest = (Client(tenant, "connection") for tenant in ("greedy", "modest"))
+
+    async def test(bench: Bench) -> None:
+        many = [bench.run(bench.session(f"s{number}"), client=greedy) for number in range(2 * tick_loop.SMALL_ROWS)]
+        few = [bench.run(bench.session(f"m{number}"), client=modest) for number in range(6)]
+        done = submit_all(bench, many)
+        await until(partial(bool, done))
+        for run in few:
+            run.on_done = done.append
+            bench.engine.submit(run)
+        await until(lambda: run in done)
+        order = [run.client.tenant for run in done]
+        assert order[:2] == ["greedy", "modest"]
+        assert "greedy" in order[2:6], "ordinary ticks came between"
+
+    drive(test, max_tick_rows=1, max_shared_tick_rows=1)
+
+
+def test_a_tenants_lone_steps_at_once_are_so_many_between_two_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tick_loop, "MOST_ASIDES", 2)
+    monkeypatch.setattr(tick_loop, "SMALL_ROWS", 0)
+
+    async def test(bench: Bench) -> None:
+        mine, theirs = bench.session("mine"), bench.session("theirs")
+        inputs = [np.zeros((1, DEPTH), np.float32)]
+        for session in (mine, theirs):
+            own = submit_all(bench, [bench.run(session, client=Client("other", "connection"))])
+            await until(partial(bool, own))
+        bench.engine.sharing.note("other")
+        bench.engine.sharing.note(mine.key.tenant)
+        for _ in range(2):
+            own = submit_all(bench, [bench.run(theirs, client=Client("other", "connection"))])
+            steps = [bench.engine.step_at_once(mine, mine.life, inputs, None, 0) for _ in range(4)]
+            assert [step is not None for step in steps] == [True, True, False, False]
+            await until(partial(bool, own))
+
+    drive(test, at_once_us=10**9)
 
 
 def test_ticks_are_smaller_while_tenants_share() -> None:
@@ -658,4 +727,4 @@ def test_a_step_at_once_does_not_wait_for_what_another_tenant_has_in_line(monkey
         submit_all(bench, [bench.run(theirs, client=Client(mine.key.tenant, "connection"))])
         assert bench.engine.step_at_once(mine, mine.life, inputs, 2, 0) is None, "after what its tenant has in line"
 
-    drive(test)
+    drive(test, at_once_us=10**9)

@@ -202,29 +202,61 @@ def test_a_tenants_many_queues_hold_no_other_tenant_up() -> None:
     assert [scheduler.next_tick()[2][0].item for _ in range(2)].count("modest") == 1
 
 
-def test_some_tenants_alone_have_a_tick_and_no_lane_loses_its_turn_by_it() -> None:
-    scheduler = ticks_of(4)
-    for lane in ("first", "second"):
-        scheduler.add(lane, STEPS, "client", f"{lane} greedy", 1, 8, tenant="greedy")
-    for tenant in ("modest", "shy"):
-        scheduler.add("second", RUNS if tenant == "shy" else STEPS, "client", tenant, 1, tenant=tenant)
-    assert scheduler.has_any({"nobody", "modest"})
-    assert scheduler.next_tick(["modest", "shy"]) == ("second", STEPS, [("modest", 1)])
-    assert scheduler.next_tick(["modest", "shy"]) == ("second", RUNS, [("shy", 1)])
-    assert not scheduler.has_any({"modest", "shy"})
-    with pytest.raises(LookupError):
-        scheduler.next_tick(["modest", "shy"])
+def small_ticks_of(rows: int, most_small_rows: int) -> TestedScheduler:
+    return Scheduler(lambda _: rows, most_small_rows, is_brief=lambda queue: queue != RUNS)
+
+
+@pytest.mark.parametrize("lane", ["first", "second"])
+def test_who_has_little_in_line_has_a_tick_between_others_and_no_lane_loses_its_turn_by_it(lane: str) -> None:
+    scheduler = small_ticks_of(4, 2)
+    for each in ("first", "second"):
+        scheduler.add(each, STEPS, "client", f"{each} greedy", 1, 8, tenant="greedy")
+    assert scheduler.next_small() is None
+    scheduler.add(lane, STEPS, "client", "modest", 1, 2, tenant="modest")
+    assert scheduler.next_small() == (lane, STEPS, [("modest", 2)])
+    assert scheduler.next_small() is None
     assert [tick[0] for tick in drain(scheduler)] == ["first", "second", "first", "second"]
+    assert scheduler.next_small() is None
 
 
-def test_a_tick_of_some_tenants_is_shared_among_them() -> None:
-    scheduler = ticks_of(4)
+def test_those_who_have_little_take_turns_wherever_it_is() -> None:
+    scheduler = small_ticks_of(1, 4)
+    for tenant, lane, queue in [("a", "one", STEPS), ("b", "one", "more steps"), ("c", "two", STEPS)]:
+        scheduler.add(lane, queue, "client", tenant, 1, 3, tenant=tenant)
+    order = []
+    while (tick := scheduler.next_small()) is not None:
+        order.append(tick[2][0].item)
+        if order[-1] == "a" and order.count("a") < 3:
+            scheduler.add("one", STEPS, "client", "a", 1, tenant="a")  # Who brings ever more shuts nobody out.
+    assert order == ["a", "b", "c"] * 3 + ["a", "a"]
+
+
+def test_what_one_has_in_several_places_takes_turns() -> None:
+    scheduler = small_ticks_of(1, 4)
+    for lane in ("one", "two"):
+        scheduler.add(lane, STEPS, "client", lane, 1, 2, tenant="a")
+    ticks = [scheduler.next_small() for _ in range(5)]
+    assert [tick and tick[0] for tick in ticks] == ["one", "two", "one", "two", None]
+
+
+def test_those_who_have_little_in_one_place_share_the_tick_and_nobody_else_is_in_it() -> None:
+    scheduler = small_ticks_of(4, 8)
     for tenant in ("greedy", "modest", "shy"):
-        scheduler.add("lane", STEPS, "client", tenant, 1, 8, tenant=tenant)
-    assert scheduler.next_tick(["modest", "shy"])[2] == [("modest", 2), ("shy", 2)]
-    scheduler = ticks_of(4)
-    scheduler.add("lane", STEPS, "client", "modest", 1, tenant="modest")
-    assert scheduler.next_tick(["modest"])[2] == [("modest", 1)]
+        scheduler.add("lane", STEPS, "client", tenant, 1, 9 if tenant == "greedy" else 8, tenant=tenant)
+    assert scheduler.next_small() == ("lane", STEPS, [("modest", 2), ("shy", 2)])
+    scheduler.next_tick()
+    assert scheduler.next_small() is not None
+
+
+def test_who_has_much_has_little_once_most_of_it_is_done_but_what_takes_long_is_never_little() -> None:
+    scheduler = small_ticks_of(4, 2)
+    scheduler.add("lane", RUNS, "client", "sequence", 1, tenant="a")
+    scheduler.add("lane", STEPS, "client", "steps", 1, 5, tenant="a")
+    assert scheduler.next_small() is None
+    assert scheduler.next_tick()[2] == [("sequence", 1)]
+    assert scheduler.next_small() is None
+    assert scheduler.next_tick()[2] == [("steps", 4)]
+    assert scheduler.next_small() == ("lane", STEPS, [("steps", 1)])
     assert not scheduler
 
 

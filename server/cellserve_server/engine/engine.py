@@ -113,8 +113,8 @@ class Engine:
         self._blocks: dict[StepBlock, int] = {}  # steps of each that are not over
         self._orphans: dict[int, Session] = {}  # by life: sessions that have ended while a block had them
         self._waiting_turns = 0
-        self.sharing = Sharing()
-        self._ticks = TickLoop(config, metrics, self.observers, clock, self, self.queue, self.sharing)
+        self.sharing = Sharing(lambda: self.queue.tenants)
+        self._ticks = TickLoop(config, metrics, self.observers, clock, self, self.sharing)
         self._at_once = StepsAtOnce(config, metrics, self.observers, clock)
         self._whole = WholeRuns(clock, self.finish, self.fail, self._observe_whole)
 
@@ -201,15 +201,19 @@ class Engine:
         self, session: Session, life: int, inputs: Sequence[Array], expected_step: int | None, run_id: int
     ) -> tuple[int, list[Array]] | None:
         """A step here and now, when there is nothing else to do, or nothing of its tenant; see ``StepsAtOnce.step``."""
-        tenant = session.key.tenant
-        if self.queue.runs and (self.queue.runs_of(tenant) or not self.sharing.is_shared):
-            return None
         if self.draining or self.writer is not None or self.store_refusal is not None:
             return None
-        self.sharing.note(tenant)
+        tenant = session.key.tenant
+        if self.queue.runs and not self._may_go_aside(tenant):
+            return None
         done = self._at_once.step(self.lanes[session.model], session, life, inputs, expected_step, run_id)
-        self.note_moved()
+        if done is not None:
+            self.sharing.note(tenant)
+            self.note_moved()
         return done
+
+    def _may_go_aside(self, tenant: str) -> bool:
+        return self.sharing.is_shared and not self.queue.runs_of(tenant) and self._ticks.take_aside(tenant)
 
     @property
     def is_serving(self) -> bool:

@@ -104,6 +104,11 @@ class RunQueue:
         if self._lines:
             self._grant()
 
+    @property
+    def tenants(self) -> int:
+        """How many tenants have any under way."""
+        return len(self._tenants)
+
     def runs_of(self, tenant: str) -> int:
         """How many runs of a tenant wait or are under way."""
         under_way = self._tenants.get(tenant)

@@ -68,7 +68,7 @@ class _Line(Generic[Item]):
         """The rows of the next position."""
         return self.waiting[0].rows
 
-    def take(self, rows: int, taken: list[Taken[Item]], served: dict[_Line[Item], None]) -> int:
+    def take(self, rows: int, taken: list[Taken[Item]], served: dict[_Line[Item], int]) -> int:
         """Takes up to so many rows; returns how many."""
         used = 0
         while self.waiting:
@@ -83,7 +83,7 @@ class _Line(Generic[Item]):
                 break
             self.waiting.popleft()
         if used:
-            served[self] = None
+            served[self] = served.get(self, 0) + used
         return used
 
 
@@ -110,7 +110,7 @@ class _Lines(Generic[Part]):
         self,
         rows: int,
         taken: list[Taken[Any]],
-        served: dict[_Line[Any], None],
+        served: dict[_Line[Any], int],
         among: Collection[Hashable] | None = None,
     ) -> int:
         """Deals up to so many rows out, and forgets lines that become empty; returns how many rows were taken.
@@ -152,10 +152,6 @@ class _Work(Generic[Queue, Item]):
         self.turns: OrderedDict[Hashable, OrderedDict[Hashable, OrderedDict[Queue, None]]] = OrderedDict()
         self.lines: dict[Queue, _Lines[_Lines[_Line[Item]]]] = {}
 
-    def has_any(self, tenants: Collection[Hashable]) -> bool:
-        """Whether any of these has work."""
-        return any(tenant in self.turns for tenant in tenants)
-
     def add(self, queue: Queue, tenant: Hashable, client: Hashable, waiting: _Waiting[Item]) -> None:
         """Puts work at the end of its client's line."""
         tenants = self.lines.get(queue)
@@ -170,27 +166,39 @@ class _Work(Generic[Queue, Item]):
             self.turns.setdefault(tenant, OrderedDict()).setdefault(client, OrderedDict())[queue] = None
         line.waiting.append(waiting)
 
-    def take(self, rows: int, among: Collection[Hashable] | None) -> tuple[Queue, list[Taken[Item]]]:
-        """Takes a tick of at most so many rows, of some tenants or of all; a larger position is taken alone."""
-        tenant = next(tenant for tenant in among or self.turns if tenant in self.turns)
-        client, queues = next(iter(self.turns[tenant].items()))
+    def next_queue(self) -> Queue:
+        """The queue of the client whose turn it is; that client comes first."""
+        tenant, clients = next(iter(self.turns.items()))
+        client, queues = next(iter(clients.items()))
         queue = next(iter(queues))
         lines = self.lines[queue]
         lines.parts.move_to_end(tenant, last=False)
         lines.parts[tenant].parts.move_to_end(client, last=False)
-        return queue, self.take_of(queue, rows, among)
+        return queue
 
-    def take_of(self, queue: Queue, rows: int, among: Collection[Hashable] | None = None) -> list[Taken[Item]]:
-        """Takes at most so many rows of a queue that has work, of each tenant and client its part."""
+    def take_of(
+        self, queue: Queue, rows: int, among: Collection[Hashable] | None = None
+    ) -> tuple[list[Taken[Item]], dict[Hashable, int]]:
+        """Takes at most so many rows of a queue that has work, of each tenant and client its part; a larger position is
+        taken alone.
+
+        Args:
+            among: of these tenants alone.
+
+        Returns:
+            What was taken, and how many rows of each tenant.
+        """
         lines = self.lines[queue]
         taken: list[Taken[Item]] = []
-        served: dict[_Line[Item], None] = {}
+        served: dict[_Line[Item], int] = {}
+        rows_of: dict[Hashable, int] = {}
         lines.take(rows, taken, served, among)
-        for line in served:
+        for line, used in served.items():
+            rows_of[line.tenant] = rows_of.get(line.tenant, 0) + used
             self._note_served(line, queue)
         if not lines:
             del self.lines[queue]
-        return taken
+        return taken, rows_of
 
     def _note_served(self, line: _Line[Item], queue: Queue) -> None:
         clients = self.turns[line.tenant]
@@ -209,15 +217,61 @@ class _Work(Generic[Queue, Item]):
             del self.turns[line.tenant]
 
 
+class _Small(Generic[Lane, Queue]):
+    """Who has little in line, in the order of their turns, and where.
+
+    Args:
+        most_rows: that a tenant may have to be one of them.
+    """
+
+    def __init__(self, most_rows: int) -> None:
+        self.turns: OrderedDict[Hashable, None] = OrderedDict()
+        self._most_rows = most_rows
+        self._rows: dict[Hashable, int] = {}
+        self._places: dict[Hashable, OrderedDict[tuple[Lane, Queue], int]] = {}
+
+    def place_of(self, tenant: Hashable) -> tuple[Lane, Queue]:
+        """A lane and a queue where a tenant has work; another one the next time."""
+        places = self._places[tenant]
+        place = next(iter(places))
+        places.move_to_end(place)
+        return place
+
+    def add(self, tenant: Hashable, lane: Lane, queue: Queue, rows: int) -> None:
+        """A tenant has so many rows more there, or fewer; if it is small it comes last."""
+        left = self._rows[tenant] = self._rows.get(tenant, 0) + rows
+        places = self._places.setdefault(tenant, OrderedDict())
+        places[lane, queue] = places.get((lane, queue), 0) + rows
+        if not places[lane, queue]:
+            del places[lane, queue]
+        if not left:
+            del self._rows[tenant], self._places[tenant]
+        if 0 < left <= self._most_rows:
+            if rows < 0:
+                self.turns.pop(tenant, None)
+            self.turns[tenant] = None
+        else:
+            self.turns.pop(tenant, None)
+
+
 class Scheduler(Generic[Lane, Queue, Item]):
     """Ready work by lane, queue, tenant and client.
 
     Args:
         most_rows: rows that a lane's next tick takes at most; a larger position is taken alone.
+        most_small_rows: that a tenant may have in line to be served between ticks.
+        is_brief: whether what is in a queue may be served so.
     """
 
-    def __init__(self, most_rows: Callable[[Lane], int]) -> None:
+    def __init__(
+        self,
+        most_rows: Callable[[Lane], int],
+        most_small_rows: int = 0,
+        is_brief: Callable[[Queue], bool] = lambda _: True,
+    ) -> None:
         self._most_rows = most_rows
+        self._is_brief = is_brief
+        self._small: _Small[Lane, Queue] = _Small(most_small_rows)
         self._lanes: dict[Lane, _Work[Queue, Item]] = {}
 
     def __bool__(self) -> bool:
@@ -244,30 +298,35 @@ class Scheduler(Generic[Lane, Queue, Item]):
         if work is None:
             work = self._lanes[lane] = _Work()
         work.add(queue, tenant, client, _Waiting(item, rows, positions))
+        if self._is_brief(queue):
+            self._small.add(tenant, lane, queue, rows * positions)
 
-    def next_tick(self, among: Collection[Hashable] | None = None) -> tuple[Lane, Queue, list[Taken[Item]]]:
+    def next_tick(self) -> tuple[Lane, Queue, list[Taken[Item]]]:
         """Takes the work of the next tick, of the lane whose turn it is.
-
-        Args:
-            among: of these tenants alone, in between: no lane loses its turn by it.
 
         Raises:
             LookupError: nothing is ready.
         """
-        lane = next((lane for lane, work in self._lanes.items() if among is None or work.has_any(among)), None)
-        if lane is None:
+        if not self._lanes:
             raise LookupError("nothing is ready")
-        work = self._lanes[lane]
-        queue, taken = work.take(self._most_rows(lane), among)
-        if among is None or not work.turns:
+        lane, work = next(iter(self._lanes.items()))
+        queue = work.next_queue()
+        taken = self._take(lane, queue, self._most_rows(lane))
+        if work.turns:
             del self._lanes[lane]
-        if among is None and work.turns:
             self._lanes[lane] = work  # At the end of the dict: the other lanes come first.
         return lane, queue, taken
 
-    def has_any(self, tenants: Collection[Hashable]) -> bool:
-        """Whether there is work of any of these."""
-        return any(work.has_any(tenants) for work in self._lanes.values())
+    def next_small(self) -> tuple[Lane, Queue, list[Taken[Item]]] | None:
+        """Takes the work of a tick between others, of those who have little in line; no lane loses its turn by it.
+
+        Returns:
+            As ``next_tick``; None: nobody has little.
+        """
+        if not self._small.turns:
+            return None
+        lane, queue = self._small.place_of(next(iter(self._small.turns)))
+        return lane, queue, self._take(lane, queue, self._most_rows(lane), self._small.turns)
 
     def has(self, lane: Lane, queue: Queue) -> bool:
         """Whether there is work of a queue that no tick has taken."""
@@ -276,10 +335,16 @@ class Scheduler(Generic[Lane, Queue, Item]):
 
     def more(self, lane: Lane, queue: Queue, rows: int) -> list[Taken[Item]]:
         """Takes so many rows more for the same tick, in the place of what was not to be done after all."""
-        if not self.has(lane, queue):
-            return []
+        return self._take(lane, queue, rows) if self.has(lane, queue) else []
+
+    def _take(
+        self, lane: Lane, queue: Queue, rows: int, among: Collection[Hashable] | None = None
+    ) -> list[Taken[Item]]:
         work = self._lanes[lane]
-        taken = work.take_of(queue, rows)
+        taken, rows_of = work.take_of(queue, rows, among)
+        if self._is_brief(queue):
+            for tenant, used in rows_of.items():
+                self._small.add(tenant, lane, queue, -used)
         if not work.turns:
             del self._lanes[lane]
         return taken

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from cellserve_server.config import ServerConfig
@@ -19,9 +20,8 @@ from cellserve_server.engine.chunk_ticks import ChunkTicks
 from cellserve_server.engine.computing import Computing
 from cellserve_server.engine.observing import TickObserver
 from cellserve_server.engine.owner import Owner
-from cellserve_server.engine.run_queue import RunQueue
 from cellserve_server.engine.runs import Run
-from cellserve_server.engine.scheduler import Scheduler
+from cellserve_server.engine.scheduler import Scheduler, Taken
 from cellserve_server.engine.sharing import Sharing
 from cellserve_server.engine.step_ticks import StepTicks
 from cellserve_server.metrics import EngineMetrics
@@ -33,8 +33,10 @@ from cellserve_server.sessions.session import Session
 # hand a call over, and each of them would wait for a tick of whoever has most in line.
 WAY_PER_TICK = 8.0
 MOST_WAY_S = 0.01  # What is computed in the thread has left the loop free.
-# Who has no more than this under way does not have to wait until ticks have given way.
-MODEST_RUNS = 16
+# Who has no more rows of single steps in line does not have to wait until ticks have given way.
+SMALL_ROWS = 16
+# Lone steps of a tenant that are done as they come between two ticks of what others have in line.
+MOST_ASIDES = 8
 QUIET_TURNS = 8
 QUIET_TURN_S = 30e-6
 
@@ -48,7 +50,6 @@ class TickLoop:
         observers: told of ticks.
         clock: the engine's.
         owner: told how work ends.
-        queue: knows how much is under way.
         sharing: told who brings work.
     """
 
@@ -59,20 +60,20 @@ class TickLoop:
         observers: Sequence[TickObserver],
         clock: Callable[[], float],
         owner: Owner,
-        queue: RunQueue,
         sharing: Sharing,
     ) -> None:
         # Of a lane's queues those of single steps are their seats; the one of longer runs is None.
-        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(self._most_rows)
+        self._scheduler: Scheduler[Lane, Seats[Session] | None, Run | StepBlock] = Scheduler(
+            self._most_rows, SMALL_ROWS, is_brief=lambda seats: seats is not None
+        )
         self._config = config
         self._clock = clock
         self._wake = asyncio.Event()
         self._computing = Computing(config.inline_tick_us)
         self._chunks = ChunkTicks(config, self._computing, metrics, observers, clock, owner, self._go_on)
         self._steps = StepTicks(self._computing, self._chunks, metrics, observers, clock, owner)
-        self._queue = queue
         self._sharing = sharing
-        self._brought: dict[str, None] = {}  # tenants that have brought work lately, in order
+        self._asides: Counter[str] = Counter()  # by tenant, since the last tick
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -93,7 +94,7 @@ class TickLoop:
         block.ready = self._clock()
         tenant, client = block.client
         self._scheduler.add(lane, block.seats, client, block, block.seats.rows, len(block), tenant)
-        self._note_work_of(tenant)
+        self._sharing.note(tenant)
         self._wake.set()
 
     def add_run(self, lane: Lane, run: Run) -> None:
@@ -102,18 +103,22 @@ class TickLoop:
         run.ready = self._clock()
         tenant, client = run.client
         self._scheduler.add(lane, seats, client, run, run.rows, tenant=tenant)
-        self._note_work_of(tenant)
+        self._sharing.note(tenant)
         self._wake.set()
 
-    def _note_work_of(self, tenant: str) -> None:
-        self._sharing.note(tenant)
-        self._brought[tenant] = None
+    def take_aside(self, tenant: str) -> bool:
+        """Whether a lone step of a tenant may be done at once although others have work; it counts as done.
+
+        Only so many until the next tick: who brings ever more lone steps, each in a message of its own, would never
+        stand in line.
+        """
+        self._asides[tenant] += 1
+        return self._asides[tenant] <= MOST_ASIDES
 
     def _go_on(self, lane: Lane, run: Run) -> None:
         """A run has steps left."""
         tenant, client = run.client
         self._scheduler.add(lane, None, client, run, run.rows, tenant=tenant)
-        self._sharing.note(tenant)
 
     def _most_rows(self, lane: Lane) -> int:
         most = self._config.max_tick_rows
@@ -127,15 +132,14 @@ class TickLoop:
             self._wake.clear()
             while self._scheduler:
                 began = time.perf_counter()
-                await self._tick()
+                await self._tick(*self._scheduler.next_tick())
+                self._asides.clear()
                 # What has arrived meanwhile comes in here and is part of the next tick.
                 await asyncio.sleep(0)
                 if self._sharing.is_shared:
                     await self._give_way(time.perf_counter() - began)
 
-    async def _tick(self, among: Collection[str] | None = None) -> None:
-        """Does the next tick, or one of some tenants alone."""
-        lane, seats, taken = self._scheduler.next_tick(among)
+    async def _tick(self, lane: Lane, seats: Seats[Session] | None, taken: Sequence[Taken[Run | StepBlock]]) -> None:
         more = partial(self._scheduler.more, lane, seats)
         if seats is None:
             await self._chunks.tick(lane, taken, more, is_crowded=self._scheduler.has(lane, seats))
@@ -144,17 +148,18 @@ class TickLoop:
 
     async def _give_way(self, ticked_s: float) -> None:
         """Lets the event loop do what else there is, until it finds nothing for some turns, or for so many times as
-        long as the tick took. Who brings little has it done meanwhile.
+        long as the tick took. Single steps of who has few of them are done meanwhile, for as long as the tick took:
+        whoever has more keeps half of what is computed.
         """
         turned = time.perf_counter()
         end = turned + min(WAY_PER_TICK * ticked_s, MOST_WAY_S)
+        left_s = ticked_s
         quiet = 0
         while quiet < QUIET_TURNS and turned < end:
             await asyncio.sleep(0)
-            modest = [tenant for tenant in self._brought if self._queue.runs_of(tenant) <= MODEST_RUNS]
-            if self._scheduler.has_any(modest):
-                await self._tick(modest)
-            else:
-                self._brought.clear()
+            if left_s > 0 and (small := self._scheduler.next_small()) is not None:
+                left_s += time.perf_counter()
+                await self._tick(*small)
+                left_s -= time.perf_counter()
             began, turned = turned, time.perf_counter()
             quiet = quiet + 1 if turned - began < QUIET_TURN_S else 0
