@@ -227,6 +227,13 @@ class ServerConfig:
     max_stored_sessions: int = _setting(
         10_000_000, "Sessions of one tenant with a store, those that are in the store alone too.", 1, tenant=OF_ONE
     )
+    max_stored_model_bytes: int = _setting(
+        4096 * MIB,
+        "Bytes of the models of one tenant's clients that this server has put into the store, which has them for twice "
+        "max_ttl_s.",
+        0,
+        tenant=OF_ONE,
+    )
     default_ttl_s: float = _setting(3600.0, "How long an unused session lives when it does not say, in seconds.", 0.001)
     max_ttl_s: float = _setting(
         7 * DAY_S, "The longest ttl that a session may ask for, in seconds.", 0.001, 3650 * DAY_S

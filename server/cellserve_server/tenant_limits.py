@@ -70,6 +70,11 @@ class TenantLimits:
             self._file = WatchedFile("--quotas-file", config.quotas_file, parse, self._note_reload)
         self._take()
 
+    @property
+    def overall(self) -> ServerConfig:
+        """The server's own settings."""
+        return self._config
+
     def of(self, tenant: str) -> ServerConfig:
         """The settings as they hold for a tenant."""
         known = self._known.get(tenant)

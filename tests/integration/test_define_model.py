@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,33 @@ def test_quotas(start_server: Callable[[ServerConfig], RunningApp]) -> None:
     define_model(few.stubs, CELL, DEPTH, seed=1)
     error = error_of_call(lambda: define_model(few.stubs, CELL, DEPTH, seed=2))
     assert (error.reason, error.metadata["quota"]) == ("QUOTA_EXCEEDED", "max_defined_models")
+
+
+def test_what_is_put_into_the_store_is_bounded_though_it_has_left_memory(
+    start_server: Callable[[ServerConfig], RunningApp], clock: ManualClock, tmp_path: Path
+) -> None:
+    size = sum(array.nbytes for array in WEIGHTS.values())
+    config = replace(
+        TEST_CONFIG, store=f"sqlite:{tmp_path / 'store.db'}", max_defined_models=1, max_stored_model_bytes=3 * size
+    )
+    server = start_server(config)
+
+    def define_another(number: int) -> model_pb2.Model:
+        weights = {**WEIGHTS, BIAS: WEIGHTS[BIAS] + np.float32(number)}
+        model = _define(server, [_header(weights, ttl=Duration(seconds=1)), *_chunks(weights, size)])
+        clock.advance(2)
+        return model
+
+    define_another(0)
+    error = error_of_call(lambda: [define_another(number) for number in range(1, 4)])
+    assert (error.reason, error.metadata["quota"]) == ("QUOTA_EXCEEDED", "max_stored_model_bytes")
+    assert error.retry_after_s is not None
+    assert define_another(0).defined, "the store has it already"
+    clock.advance(2 * config.max_ttl_s)
+    stored = server.app.keeping.models
+    assert stored is not None
+    server.loop.run(stored.renew())
+    assert define_another(4).defined
 
 
 def test_a_variable_with_a_long_name(server: RunningApp) -> None:

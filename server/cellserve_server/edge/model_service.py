@@ -121,6 +121,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> LoadedModel:
         weights = await receive_weights(header, requests)
         draft = await asyncio.to_thread(draft_model, header.description, weights=weights, seed=header.seed)
+        if self._stored is not None:
+            # Of one with a seed the store has that alone.
+            self._stored.require_room(tenant, draft, 0 if weights is None else weight_bytes(header.description))
         model = self._models.adopt(tenant, draft, header.ttl_s)
         if self._stored is not None:
             await self._stored.put(tenant, model, header.description, weights, header.seed)

@@ -8,7 +8,8 @@ left over goes round again, and with it who would have had too small a part. Who
 
 So with L lanes that have work, T tenants in a lane and C clients of each, a client waits for at most L * T * C ticks,
 however long the sequences are and whatever the others have in line; usually for L, or 2 L where there are longer runs,
-since most share each tick. How many clients others have does not matter to a tenant's part of a tick; and while there
+since most share each tick. Between two of these ticks there may be small ones, of those who have little in line: how
+many, whoever ticks says. How many clients others have does not matter to a tenant's part of a tick; and while there
 are several tenants ticks are smaller, so that nobody waits long for what others have in the tick under way.
 """
 

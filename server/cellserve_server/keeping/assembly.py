@@ -75,7 +75,7 @@ class Keeping:
     ) -> None:
         self.stored: StoreKeeper | None = None
         self.departures: Departures | None = None
-        self.models = None if store.is_volatile else StoredModels(store, models, config.max_ttl_s, clock)
+        self.models = None if store.is_volatile else StoredModels(store, models, residents.limits, clock)
         self.finder = ModelFinder(models, self.models)
         self._config = config
         self._store = store

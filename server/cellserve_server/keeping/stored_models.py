@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from cellserve.errors import ModelNotFoundError, RecordCorruptError, StoreUnavailableError
+from cellserve.errors import ModelNotFoundError, QuotaExceededError, RecordCorruptError, StoreUnavailableError
 from cellserve.specs import ModelDescription
 from cellserve.tensors import Array
 from cellserve_server.keeping.model_records import decode_model, encode_model
 from cellserve_server.models.defined_models import defined_name
+from cellserve_server.models.loaded_model import ModelDraft
 from cellserve_server.models.repository import LoadedModel, ModelRepository
 from cellserve_server.stores.base import Store
+from cellserve_server.tenant_limits import TenantLimits
 
 # A session may live for max_ttl_s from now without its model being looked at again. The store keeps models for twice as
 # long, and is told again when half of that is over.
@@ -26,17 +28,43 @@ class StoredModels:
     Args:
         store: where they are.
         models: the models of this server.
-        max_ttl_s: the longest that a session may live unused, in seconds.
+        limits: of tenants.
         clock: unix seconds.
     """
 
-    def __init__(self, store: Store, models: ModelRepository, max_ttl_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, models: ModelRepository, limits: TenantLimits, clock: Callable[[], float]) -> None:
         self._store = store
         self._models = models
-        self._kept_s = KEPT_TTLS * max_ttl_s
+        self._limits = limits
+        self._kept_s = KEPT_TTLS * limits.overall.max_ttl_s
         self._clock = clock
         self._kept_until: dict[tuple[str, str], float] = {}
+        # Of those that clients of this server have defined: what they take in the store, whether or not they are here.
+        self._put_bytes: dict[tuple[str, str], int] = {}
         self._log = structlog.get_logger("cellserve.models")
+
+    def require_room(self, tenant: str, draft: ModelDraft, wanted_bytes: int) -> None:
+        """Refuses a model that is too much for the store. What other replicas have put there is not known.
+
+        Args:
+            wanted_bytes: of its weights, if they go there.
+
+        Raises:
+            QuotaExceededError: ``retry_after_s`` is when the next of the tenant's may go.
+        """
+        if (tenant, defined_name(draft)) in self._put_bytes:
+            return
+        limit = self._limits.of(tenant).max_stored_model_bytes
+        mine = {key: size for key, size in self._put_bytes.items() if key[0] == tenant}
+        have = sum(mine.values())
+        if have + wanted_bytes > limit:
+            first = min((self._kept_until[key] for key in mine), default=self._clock() + self._kept_s)
+            raise QuotaExceededError(
+                f"spec: expected at most {limit} bytes of defined models in the store (max_stored_model_bytes); there "
+                f"are {have}, which stay as long as sessions may need them, and this one has {wanted_bytes}",
+                metadata={"quota": "max_stored_model_bytes", "limit": str(limit)},
+                retry_after_s=max(first - self._clock(), 0.0),
+            )
 
     async def put(
         self,
@@ -55,6 +83,7 @@ class StoredModels:
         until = self._clock() + self._kept_s
         await self._store.put_model(tenant, model.name, content, until)
         self._kept_until[tenant, model.name] = until
+        self._put_bytes[tenant, model.name] = len(content)
 
     async def load(self, tenant: str, name: str) -> LoadedModel:
         """A model of the store, in service from now on.
@@ -105,4 +134,9 @@ class StoredModels:
                 self._log.warning("model_not_renewed", model=model.resource_name, error=error.message)
                 return
         living = {(model.tenant, model.name) for model in self._models.defined()}
-        self._kept_until = {key: until for key, until in self._kept_until.items() if key in living}
+        self._kept_until = {
+            key: until
+            for key, until in self._kept_until.items()
+            if key in living or (key in self._put_bytes and until > now)
+        }
+        self._put_bytes = {key: size for key, size in self._put_bytes.items() if self._kept_until.get(key, 0.0) > now}
