@@ -142,7 +142,7 @@ def test_a_variable_twice(server: RunningApp) -> None:
     header = _header(WEIGHTS)
     header.header.listed.variables.append(header.header.listed.variables[0])
     error = error_of_call(lambda: _define(server, [header]))
-    assert (error.reason, "twice" in error.message) == (FIELD, True)
+    assert (error.reason, "expected each variable once" in error.message) == (FIELD, True)
 
 
 def test_quotas(start_server: Callable[[ServerConfig], RunningApp]) -> None:
@@ -190,6 +190,7 @@ def test_a_variable_with_a_long_name(server: RunningApp) -> None:
     wrong = {KERNEL: WEIGHTS[KERNEL], f"{long}/{BIAS}": WEIGHTS[BIAS]}
     error = error_of_call(lambda: _define(server, [_header(wrong)]))
     assert (error.code.name, error.reason) == ("INVALID_ARGUMENT", FIELD)
+    assert error.message.startswith("header.listed.variables: expected names of at most ")
 
 
 def test_an_upload_that_stalls_gives_its_quota_back(start_server: Callable[[ServerConfig], RunningApp]) -> None:

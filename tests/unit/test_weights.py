@@ -29,6 +29,7 @@ from cellserve.specs import ArraySpec, Dense, Embedding, ModelDescription, Stand
 from cellserve.tensors import Array
 from cellserve_server.cells import build_network, draw_weights
 from cellserve_server.models.weights import (
+    MAX_SCOPE_CHARS,
     model_variables,
     parameter_count,
     prepare_weights,
@@ -243,10 +244,22 @@ def test_a_scale_of_zero_is_refused() -> None:
 
 
 def test_many_wrong_names_make_a_short_message() -> None:
-    weights = {f"{index}" + "x" * 1000: NAN_BIAS for index in range(1000)}
-    with pytest.raises(FieldInvalidError, match="and 995 more") as caught:
+    weights = {f"{index}" + "x" * 500: NAN_BIAS for index in range(8)}
+    with pytest.raises(FieldInvalidError, match="and 3 more") as caught:
         prepare_weights(RNN, weights)
     assert len(str(caught.value)) < 1800
+
+
+def test_names_that_are_too_long_or_too_many_are_refused_before_they_are_compared() -> None:
+    longest = len(KERNEL) + MAX_SCOPE_CHARS
+    with pytest.raises(FieldInvalidError, match=f"at most {longest} characters, for this model; got {longest + 1}"):
+        prepare_weights(RNN, changed({"/" * (longest + 1): NAN_BIAS}))
+    with pytest.raises(FieldInvalidError, match=r"expected the 2 variables of the model; got 9$"):
+        prepare_weights(RNN, {f"{index}": NAN_BIAS for index in range(9)})
+
+
+def test_a_scope_may_be_made_of_many() -> None:
+    assert prepare_weights(RNN, rnn_weights("a/" * (MAX_SCOPE_CHARS // 2))).keys() == {KERNEL, BIAS}
 
 
 def test_a_scope_is_told_from_a_layer_of_the_model() -> None:

@@ -13,7 +13,6 @@ from cellserve.errors import DeadlineExceededError, DtypeMismatchError, FieldInv
 from cellserve.specs import ModelDescription, model_from_proto
 from cellserve.tensors import MAX_DIMENSIONS, Array, dtype_of, shape_text
 from cellserve.v1 import model_service_pb2 as messages
-from cellserve.v1 import tensor_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.edge.fields import seconds_of, shown
 from cellserve_server.models.weights import match_names, model_variables
@@ -80,13 +79,9 @@ def read_header(message: messages.DefineModelRequest | None, config: ServerConfi
 def _listed_shapes(description: ModelDescription, listed: messages.WeightList) -> dict[str, tuple[int, ...]]:
     """Compares the list with the model now: what does not fit is refused before its bytes are sent."""
     field = "header.listed.variables"
-    given: dict[str, tensor_pb2.TensorSpec] = {}
-    for spec in listed.variables:
-        if spec.name in given:
-            raise FieldInvalidError(f"{field}: expected each variable once; got {shown(spec.name)} twice")
-        given[spec.name] = spec
     variables = model_variables(description)
-    name_of = match_names(variables, given, field)
+    name_of = match_names(variables, [spec.name for spec in listed.variables], field)
+    given = {spec.name: spec for spec in listed.variables}
     for variable in variables:
         spec = given[name_of[variable.name]]
         if len(spec.shape) != len(variable.shape) or tuple(spec.shape) != variable.shape:

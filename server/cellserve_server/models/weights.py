@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from cellserve.specs import ModelDescription, Standardise, model_to_proto, place
 from cellserve.tensors import Array, require_dtype, require_shape
 
 _DIGEST_HEADER = b"cellserve model, digest 1"
+# A given name may be so much longer than the model's longest: there is a scope in front of it. And there may be so many
+# times the model's variables, so that what is surplus is named where a training's slots came along.
+MAX_SCOPE_CHARS = 512
+MAX_NAMES_FACTOR = 4
 _NAMES_SHOWN = 5
 _NAME_CHARS_SHOWN = 200
 
@@ -72,18 +76,25 @@ def prepare_weights(
     return prepared
 
 
-def match_names(variables: Iterable[Variable], names: Iterable[str], field: str = "weights") -> dict[str, str]:
-    """Finds out which of the given names stands for which variable.
+def match_names(variables: Iterable[Variable], names: Collection[str], field: str = "weights") -> dict[str, str]:
+    """Finds out which of the given names stands for which variable, in a time linear in the names' characters.
 
     Returns:
         The given name for each variable's name.
 
     Raises:
-        FieldInvalidError: a variable is missing, surplus or given twice.
+        FieldInvalidError: a variable is missing, surplus or given twice, or a name is too long.
     """
     expected = [variable.name for variable in variables]
+    if len(names) > MAX_NAMES_FACTOR * len(expected):
+        raise FieldInvalidError(f"{field}: expected the {len(expected)} variables of the model; got {len(names)}")
+    max_chars = max(map(len, expected), default=0) + MAX_SCOPE_CHARS
     given: dict[str, str] = {}
     for name in names:
+        if len(name) > max_chars:
+            raise FieldInvalidError(
+                f"{field}: expected names of at most {max_chars} characters, for this model; got {len(name)}"
+            )
         plain = name.removesuffix(":0")
         if plain in given:
             raise FieldInvalidError(f"{field}: expected each variable once; got both {given[plain]!r} and {name!r}")
@@ -102,15 +113,22 @@ def match_names(variables: Iterable[Variable], names: Iterable[str], field: str 
 
 def _common_scope(expected: frozenset[str], given: Iterable[str]) -> str:
     """The scope that stands in front of most of the given names that end in a variable's name; most often none."""
-    votes = Counter(name.removesuffix(tail) for name in given for tail in _tails(name) if tail in expected)
+    parts = max((name.count("/") + 1 for name in expected), default=0)
+    votes = Counter(name.removesuffix(tail) for name in given for tail in _tails(name, parts) if tail in expected)
     return max(votes, key=lambda scope: (votes[scope], -len(scope)), default="")
 
 
-def _tails(name: str) -> Iterator[str]:
-    """The name, and what remains when scopes are taken from its front."""
-    while name:
-        yield name
-        name = name.partition("/")[2]
+def _tails(name: str, parts: int) -> Iterator[str]:
+    """The ends of a name that are its last part, its last two, and so on to its last ``parts``, or all it has.
+
+    No longer ones: a name of nothing but ``/`` has as many ends as characters, each a copy.
+    """
+    start = len(name)
+    for _ in range(parts):
+        start = name.rfind("/", 0, start)
+        yield name[start + 1 :]
+        if start < 0:
+            return
 
 
 def _some(names: list[str]) -> str:
