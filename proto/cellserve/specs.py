@@ -18,6 +18,7 @@ from cellserve.v1 import model_pb2, tensor_pb2
 
 MAX_LAYERS = 64
 MAX_NAME_CHARS = 128
+MAX_LABEL_CHARS = 128
 DENSE_ACTIVATIONS = ("none", "softmax", "sigmoid", "tanh", "relu")
 MERGE_MODES = ("concat", "sum", "mul", "average")
 IDS = np.dtype(np.int32)
@@ -271,7 +272,7 @@ def array_spec_from_proto(spec: tensor_pb2.TensorSpec, field: str) -> ArraySpec:
     """Unpacks and checks a ``TensorSpec``.
 
     Raises:
-        InvalidArgumentError: no name, an unknown type, a dimension below 1, or a wrong number of labels.
+        InvalidArgumentError: no name, an unknown type, a dimension below 1, a wrong number of labels, or one too long.
     """
     if not 1 <= len(spec.name) <= MAX_NAME_CHARS:
         raise FieldInvalidError(f"{field}.name: expected 1 to {MAX_NAME_CHARS} characters; got {len(spec.name)}")
@@ -282,6 +283,11 @@ def array_spec_from_proto(spec: tensor_pb2.TensorSpec, field: str) -> ArraySpec:
         )
     if spec.labels and (not shape or len(spec.labels) != shape[-1]):
         raise FieldInvalidError(f"{field}.labels: expected none or {shape[-1] if shape else 0}; got {len(spec.labels)}")
+    for index, label in enumerate(spec.labels):
+        if len(label) > MAX_LABEL_CHARS:
+            raise FieldInvalidError(
+                f"{field}.labels[{index}]: expected at most {MAX_LABEL_CHARS} characters; got {len(label)}"
+            )
     return ArraySpec(spec.name, dtype_of(spec.data_type, f"{field}.data_type"), shape, tuple(spec.labels))
 
 

@@ -136,9 +136,9 @@ class App:
         new_id = new_id or random_ids()
         self.metrics = Metrics()
         self.refusals = Refusals(self.metrics.sessions, clock)
-        self.models = ModelRepository(Path(config.models), config, clock)
-        self.loader = ModelLoader(self.models, Path(config.models))
         self.limits = TenantLimits(config)
+        self.models = ModelRepository(Path(config.models), config, clock, self.limits)
+        self.loader = ModelLoader(self.models, Path(config.models))
         self.residents = Residents(config, self.models, self.metrics, clock, new_id, self.limits)
         self.engine = self.residents.engine
         if store is None:

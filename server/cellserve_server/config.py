@@ -297,8 +297,8 @@ class ServerConfig:
     # Tenants
     tenant_share: float = _setting(
         0.5,
-        "The part of each limit of sessions, states, queue, steps a second, streams and RPCs that one tenant may take. "
-        "Callers without an identity are one tenant, which may take all.",
+        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs and bytes of defined models "
+        "that one tenant may take. Callers without an identity are one tenant, which may take all.",
         0.001,
         1,
     )
@@ -310,7 +310,10 @@ class ServerConfig:
 
     # Models
     max_defined_models: int = _setting(64, "Models that clients define, of one tenant.", 0)
-    max_defined_model_bytes: int = _setting(512 * MIB, "Bytes of the weights of these models, of one tenant.", 0)
+    max_defined_model_bytes: int = _setting(
+        512 * MIB, "Bytes of the weights and descriptions of these models, of one tenant.", 0
+    )
+    max_defined_bytes: int = _setting(4096 * MIB, "The same of all tenants together.", 0, tenant=SHARED)
     defined_model_ttl_s: float = _setting(3600.0, "How long an unused defined model stays, in seconds.", 0.001)
 
     define_idle_timeout_s: float = _setting(

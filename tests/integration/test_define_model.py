@@ -31,6 +31,10 @@ WEIGHTS = {
     KERNEL: np.linspace(-1, 1, (DEPTH + UNITS) * UNITS, dtype=np.float32).reshape(DEPTH + UNITS, UNITS),
     BIAS: np.array([0.1, 0.2, 0.3], np.float32),
 }
+# With it, a model counts.
+SIZE = sum(array.nbytes for array in WEIGHTS.values()) + SPEC.ByteSize()
+LONG_LABEL = model_pb2.ModelSpec.FromString(SPEC.SerializeToString())
+LONG_LABEL.outputs[0].labels.extend(["a", "b" * 128, "c" * 129])
 
 
 def _header(
@@ -124,6 +128,11 @@ BAD = {
         "finite",
     ),
     "a ttl of nothing": ([_header(seed=1, ttl=Duration())], FIELD, "header.ttl"),
+    "a long label": (
+        [_header(seed=1, spec=LONG_LABEL)],
+        FIELD,
+        "outputs[0].labels[2]: expected at most 128 characters; got 129",
+    ),
     "no layers": ([_header(seed=1, spec=model_pb2.ModelSpec(inputs=SPEC.inputs))], FIELD, "layers"),
     "no spec": ([messages.DefineModelRequest(header=messages.DefineModelHeader(seed=1))], FIELD, "inputs"),
 }
@@ -146,8 +155,7 @@ def test_a_variable_twice(server: RunningApp) -> None:
 
 
 def test_quotas(start_server: Callable[[ServerConfig], RunningApp]) -> None:
-    size = sum(array.nbytes for array in WEIGHTS.values())
-    small = start_server(replace(TEST_CONFIG, max_defined_model_bytes=size - 1))
+    small = start_server(replace(TEST_CONFIG, max_defined_model_bytes=SIZE - 1))
     error = error_of_call(lambda: _define(small, [_header(WEIGHTS), *GOOD]))
     assert (error.reason, error.metadata["quota"]) == ("QUOTA_EXCEEDED", "max_defined_model_bytes")
     few = start_server(replace(TEST_CONFIG, max_defined_models=1))
@@ -194,9 +202,8 @@ def test_a_variable_with_a_long_name(server: RunningApp) -> None:
 
 
 def test_an_upload_that_stalls_gives_its_quota_back(start_server: Callable[[ServerConfig], RunningApp]) -> None:
-    size = sum(array.nbytes for array in WEIGHTS.values())
     # Long enough for the good upload at the end, which comes without a pause.
-    server = start_server(replace(TEST_CONFIG, max_defined_model_bytes=size, define_idle_timeout_s=0.5))
+    server = start_server(replace(TEST_CONFIG, max_defined_model_bytes=SIZE, define_idle_timeout_s=0.5))
     over = threading.Event()
 
     def stalled() -> Iterator[messages.DefineModelRequest]:
@@ -214,8 +221,7 @@ def test_an_upload_that_stalls_gives_its_quota_back(start_server: Callable[[Serv
 
 
 def test_a_definition_that_is_not_finished_leaves_no_trace(start_server: Callable[[ServerConfig], RunningApp]) -> None:
-    size = sum(array.nbytes for array in WEIGHTS.values())
-    server = start_server(replace(TEST_CONFIG, max_defined_model_bytes=size))
+    server = start_server(replace(TEST_CONFIG, max_defined_model_bytes=SIZE))
     for _ in range(3):  # Were its bytes still counted, the second would not be let in.
         error_of_call(lambda: _define(server, [_header(WEIGHTS), *GOOD[:1]]))
     assert _define(server, [_header(WEIGHTS), *GOOD]).defined

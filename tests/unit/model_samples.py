@@ -92,5 +92,5 @@ def define(
     ttl_s: float | None = None,
 ) -> LoadedModel:
     """Makes a model of a description, as DefineModel does it; weights or a seed, one of the two."""
-    models.check_definable(description)
-    return models.adopt(tenant, draft_model(description, weights=weights, seed=seed), ttl_s)
+    with models.defining(tenant, description):
+        return models.adopt(tenant, draft_model(description, weights=weights, seed=seed), ttl_s)

@@ -18,7 +18,9 @@ from cellserve.errors import (
 from cellserve.specs import describe
 from cellserve_server.cells import draw_weights
 from cellserve_server.config import ServerConfig
+from cellserve_server.models.defined_models import DEFINE_RETRY_S
 from cellserve_server.models.repository import LoadedModel, ModelRepository
+from cellserve_server.models.weights import model_bytes, weight_bytes
 from tests.clocks import ManualClock
 from tests.unit.model_samples import DAY, FLOAT32, LIMITS, RNN, define, names
 
@@ -139,7 +141,7 @@ def test_the_quota_of_models(models_root: Path, clock: ManualClock) -> None:
 
 
 def test_the_quota_of_bytes(models_root: Path, clock: ManualClock) -> None:
-    size = 4 * (7 * 4 + 4)
+    size = model_bytes(RNN)
     models = ModelRepository(models_root, replace(ServerConfig(), max_defined_model_bytes=2 * size + 1), clock)
     models.acquire(define(models, "default", RNN, None, 0, 100.0))
     models.acquire(define(models, "default", RNN, None, 1, 100.0))
@@ -149,9 +151,50 @@ def test_the_quota_of_bytes(models_root: Path, clock: ManualClock) -> None:
     assert caught.value.retry_after_s == ServerConfig().defined_model_ttl_s
 
 
+def test_the_quota_of_bytes_of_all_tenants_and_a_tenants_part_of_it(models_root: Path, clock: ManualClock) -> None:
+    size = model_bytes(RNN)
+    config = replace(ServerConfig(), max_defined_bytes=3 * size, tokens_file="tokens", tenant_share=0.7)
+    models = ModelRepository(models_root, config, clock)
+    for seed in (0, 1):
+        define(models, "a", RNN, None, seed, 100.0)
+    with pytest.raises(QuotaExceededError, match=r"of this tenant \(max_defined_bytes\)") as caught:
+        define(models, "a", RNN, None, 2, None)
+    assert caught.value.metadata == {"quota": "max_defined_bytes", "limit": str(int(3 * size * 0.7))}
+    define(models, "b", RNN, None, 0, 50.0)
+    with pytest.raises(
+        QuotaExceededError, match=rf"of all tenants \(max_defined_bytes\); there are {3 * size}"
+    ) as caught:
+        define(models, "c", RNN, None, 0, None)
+    assert caught.value.metadata == {"quota": "max_defined_bytes", "limit": str(3 * size)}
+    assert caught.value.retry_after_s == 50
+    clock.advance(50)
+    define(models, "c", RNN, None, 0, None)
+
+
+def test_models_on_their_way_are_counted_over_all_tenants(models_root: Path, clock: ManualClock) -> None:
+    size = model_bytes(RNN)
+    models = ModelRepository(models_root, replace(ServerConfig(), max_defined_bytes=2 * size), clock)
+    with models.defining("a", RNN), models.defining("b", RNN):
+        with pytest.raises(QuotaExceededError, match="at once of all tenants") as caught, models.defining("c", RNN):
+            pass
+        assert caught.value.retry_after_s == DEFINE_RETRY_S
+    define(models, "c", RNN, None, 0, None)
+
+
+def test_a_description_counts_as_weights_do(models_root: Path, clock: ManualClock) -> None:
+    (output,) = RNN.outputs
+    labelled = replace(RNN, outputs=(replace(output, labels=("x" * 100,) * 4),))
+    models = ModelRepository(
+        models_root, replace(ServerConfig(), max_defined_model_bytes=weight_bytes(RNN) + 399), clock
+    )
+    define(models, "default", RNN, None, 0, None)
+    with pytest.raises(QuotaExceededError, match="max_defined_model_bytes"):
+        define(models, "another", labelled, None, 0, None)
+
+
 def test_a_model_beyond_every_quota_is_refused_before_it_is_drawn(models: ModelRepository) -> None:
     huge = describe(BasicLSTMCell(1 << 20), 1 << 20, FLOAT32)
-    with pytest.raises(QuotaExceededError, match="at most 536870912 bytes of weights") as caught:
+    with pytest.raises(QuotaExceededError, match=r"header\.spec: expected at most 536870912 bytes") as caught:
         define(models, "default", huge, None, 0, None)
     assert caught.value.retry_after_s is None
 

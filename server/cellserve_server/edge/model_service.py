@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
 import structlog
 
-from cellserve.errors import FieldInvalidError, QuotaExceededError
+from cellserve.errors import FieldInvalidError
 from cellserve.v1 import model_pb2, model_service_pb2_grpc, session_pb2
 from cellserve.v1 import model_service_pb2 as messages
 from cellserve_server.edge.encoding import ANSWER_OVERHEAD_BYTES, limits_message
@@ -20,12 +19,10 @@ from cellserve_server.keeping.model_finder import ModelFinder
 from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import BrokenModel, LoadedModel, ModelRepository, draft_model
-from cellserve_server.models.weights import weight_bytes
 from cellserve_server.security import ADMIN, require_right, tenant_of
 from cellserve_server.tenant_limits import TenantLimits
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-DEFINE_RETRY_S = 1.0
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -56,7 +53,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._finder = finder
         self._stored = stored
         self._log = structlog.get_logger("cellserve.models")
-        self._defining_bytes: Counter[str] = Counter()  # by tenant: weights that are on their way
 
     async def ListModels(self, request: messages.ListModelsRequest, context: Context) -> messages.ListModelsResponse:
         """Lists the models."""
@@ -104,16 +100,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         limits = self._limits.of(tenant)
         requests = steadily(request_iterator, limits.define_idle_timeout_s)
         header = read_header(await anext(requests, None), limits)
-        self._models.check_definable(header.description)
-        wanted = weight_bytes(header.description)
-        self._require_room(tenant, wanted)
-        self._defining_bytes[tenant] += wanted
-        try:
+        with self._models.defining(tenant, header.description):
             model = await self._define(tenant, header, requests)
-        finally:
-            self._defining_bytes[tenant] -= wanted
-            if not self._defining_bytes[tenant]:
-                del self._defining_bytes[tenant]
         return messages.DefineModelResponse(model=self._message(model, tenant))
 
     async def _define(
@@ -128,16 +116,6 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         if self._stored is not None:
             await self._stored.put(tenant, model, header.description, weights, header.seed)
         return model
-
-    def _require_room(self, tenant: str, wanted_bytes: int) -> None:
-        limit, under_way = self._limits.of(tenant).max_defined_model_bytes, self._defining_bytes[tenant]
-        if under_way + wanted_bytes > limit:
-            raise QuotaExceededError(
-                f"header.spec: expected at most {limit} bytes of models to be defined at once "
-                f"(max_defined_model_bytes); {under_way} are under way and this one has {wanted_bytes}",
-                metadata={"quota": "max_defined_model_bytes", "limit": str(limit)},
-                retry_after_s=DEFINE_RETRY_S,
-            )
 
     def _message(self, entry: LoadedModel | BrokenModel, tenant: str) -> model_pb2.Model:
         return entry.to_proto(limits_message(self._limits.of(tenant), self._durability))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError
 from cellserve.specs import ModelDescription
 from cellserve_server.config import ServerConfig
 from cellserve_server.models.loaded_model import LoadedModel, ModelDraft, ModelState
-from cellserve_server.models.weights import weight_bytes
+from cellserve_server.models.weights import model_bytes
+from cellserve_server.tenant_limits import TenantLimits
 
 DEFINED_PREFIX = "defined-"
+DEFINE_RETRY_S = 1.0
 _DIGEST_CHARS = 32
 
 
@@ -19,17 +23,24 @@ class DefinedModels:
 
     Args:
         config: the quotas and the default ttl.
+        limits: those of tenants.
         clock: gives unix seconds.
         on_drop: called with a model that has just gone.
     """
 
     def __init__(
-        self, config: ServerConfig, clock: Callable[[], float], on_drop: Callable[[LoadedModel], None]
+        self,
+        config: ServerConfig,
+        limits: TenantLimits,
+        clock: Callable[[], float],
+        on_drop: Callable[[LoadedModel], None],
     ) -> None:
         self._config = config
+        self._limits = limits
         self._clock = clock
         self._on_drop = on_drop
         self._models: dict[tuple[str, str], LoadedModel] = {}
+        self._on_their_way: Counter[str] = Counter()  # bytes, by tenant
 
     def __iter__(self) -> Iterator[LoadedModel]:
         # A copy: metrics are read in another thread, and dropping while looking is allowed.
@@ -43,26 +54,31 @@ class DefinedModels:
             return None
         return model
 
-    def check_size(self, description: ModelDescription) -> None:
-        """Refuses a model that is too large for any quota, before its weights are drawn or received.
+    @contextmanager
+    def defining(self, tenant: str, description: ModelDescription) -> Iterator[None]:
+        """Counts the bytes of a model that is on its way, before its weights are drawn or received.
 
         Raises:
-            QuotaExceededError: no retry will help.
+            QuotaExceededError: there are too many bytes; without ``retry_after_s`` the model is too large for any time.
         """
-        limit = self._config.max_defined_model_bytes
-        wanted = weight_bytes(description)
-        if wanted > limit:
-            raise QuotaExceededError(
-                f"spec: expected a model of at most {limit} bytes of weights (max_defined_model_bytes); got {wanted}",
-                metadata=_quota("max_defined_model_bytes", limit),
-            )
+        wanted = model_bytes(description)
+        what = "header.spec: expected at most {} bytes of models to be defined at once"
+        self._require_bytes(what, tenant, wanted, self._on_their_way, DEFINE_RETRY_S)
+        self._on_their_way[tenant] += wanted
+        try:
+            yield
+        finally:
+            self._on_their_way[tenant] -= wanted
+            if not self._on_their_way[tenant]:
+                del self._on_their_way[tenant]
 
     def adopt(self, tenant: str, draft: ModelDraft, ttl_s: float | None) -> LoadedModel:
         """Takes a model into service, or renews it if it is there.
 
         Raises:
             FieldInvalidError: the ttl is out of its range.
-            QuotaExceededError: the tenant has too many models or bytes; ``retry_after_s`` is when the next may go.
+            QuotaExceededError: the tenant has too many models or bytes, or all tenants have too many bytes;
+                ``retry_after_s`` is when the next may go.
         """
         ttl_s = self._config.defined_model_ttl_s if ttl_s is None else ttl_s
         if not 0 < ttl_s <= self._config.max_ttl_s:
@@ -72,7 +88,7 @@ class DefinedModels:
         model = self._models.get((tenant, name))
         if model is None:
             model = LoadedModel(name, 1, tenant, draft, self._clock())
-            self._check_quotas(tenant, model.weight_bytes)
+            self._check_quotas(tenant, model.model_bytes)
             self._models[(tenant, name)] = model
         # Never shorter than somebody was told before.
         model.ttl_s = max(model.ttl_s, ttl_s)
@@ -82,24 +98,38 @@ class DefinedModels:
 
     def _check_quotas(self, tenant: str, wanted_bytes: int) -> None:
         mine = [model for model in self._models.values() if model.tenant == tenant]
-        have_bytes = sum(model.weight_bytes for model in mine)
-        max_models, max_bytes = self._config.max_defined_models, self._config.max_defined_model_bytes
-        if len(mine) < max_models and have_bytes + wanted_bytes <= max_bytes:
-            return
-        unused = [model.expire_time for model in mine if not model.session_count]
-        wait_s = min(unused) - self._clock() if unused else self._config.defined_model_ttl_s
+        max_models = self._config.max_defined_models
         if len(mine) >= max_models:
             raise QuotaExceededError(
                 f"expected at most {max_models} defined models (max_defined_models); there are {len(mine)}",
                 metadata=_quota("max_defined_models", max_models),
-                retry_after_s=wait_s,
+                retry_after_s=self._wait_s(mine),
             )
-        raise QuotaExceededError(
-            f"expected at most {max_bytes} bytes of defined models (max_defined_model_bytes); there are {have_bytes} "
-            f"and this one has {wanted_bytes}",
-            metadata=_quota("max_defined_model_bytes", max_bytes),
-            retry_after_s=wait_s,
-        )
+        held: Counter[str] = Counter()
+        for (owner, _), model in self._models.items():
+            held[owner] += model.model_bytes
+        what = "expected at most {} bytes of defined models"
+        self._require_bytes(what, tenant, wanted_bytes, held, self._wait_s(mine or list(self._models.values())))
+
+    def _wait_s(self, models: Sequence[LoadedModel]) -> float:
+        """The seconds until the next of them may go."""
+        unused = [model.expire_time for model in models if not model.session_count]
+        return min(unused) - self._clock() if unused else self._config.defined_model_ttl_s
+
+    def _require_bytes(self, what: str, tenant: str, wanted: int, have: Counter[str], retry_after_s: float) -> None:
+        """Refuses ``wanted`` bytes beyond the limits; ``what`` begins the message, with a place for the limit."""
+        own, mine = self._limits.of(tenant), have[tenant]
+        for name, whose, limit, there in (
+            ("max_defined_model_bytes", "", own.max_defined_model_bytes, mine),
+            ("max_defined_bytes", " of this tenant", own.max_defined_bytes, mine),
+            ("max_defined_bytes", " of all tenants", self._config.max_defined_bytes, have.total()),
+        ):
+            if there + wanted > limit:
+                raise QuotaExceededError(
+                    f"{what.format(limit)}{whose} ({name}); there are {there} and this one has {wanted}",
+                    metadata=_quota(name, limit),
+                    retry_after_s=retry_after_s if wanted <= limit else None,
+                )
 
     def touch(self, model: LoadedModel) -> None:
         """The model is used now: puts its expiry off."""

@@ -17,7 +17,13 @@ from cellserve.tensors import Array
 from cellserve.v1 import model_pb2
 from cellserve_server.cells import Network, build_network, draw_weights
 from cellserve_server.models.input_digests import InputDigests
-from cellserve_server.models.weights import parameter_count, prepare_weights, weight_bytes, weights_digest
+from cellserve_server.models.weights import (
+    model_bytes,
+    parameter_count,
+    prepare_weights,
+    weight_bytes,
+    weights_digest,
+)
 
 MAX_STATE_LEAVES = 4096
 
@@ -128,6 +134,7 @@ class LoadedModel:
         digest: SHA-256 over description and weights, in hexadecimal.
         parameter_count: the number of the weights' elements.
         weight_bytes: their bytes.
+        model_bytes: the same, and those of the description.
         state_bytes_per_row: the bytes of one row's state.
         output_bytes_per_row: the bytes of one row's outputs of one step.
         load_time: unix seconds.
@@ -146,6 +153,7 @@ class LoadedModel:
         "leaf_names",
         "leaf_sizes",
         "load_time",
+        "model_bytes",
         "name",
         "network",
         "output_bytes_per_row",
@@ -183,6 +191,7 @@ class LoadedModel:
         self.digest = draft.digest
         self.parameter_count = parameter_count(description)
         self.weight_bytes = weight_bytes(description)
+        self.model_bytes = model_bytes(description)
         self.state_bytes_per_row = sum(self.leaf_sizes) * description.dtype.itemsize
         self.output_bytes_per_row = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in self.outputs)
         self.load_time = load_time

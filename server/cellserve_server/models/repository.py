@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import structlog
@@ -20,6 +21,7 @@ from cellserve_server.models.defined_models import DEFINED_PREFIX, DefinedModels
 from cellserve_server.models.loaded_model import BrokenModel, LoadedModel, ModelDraft, ModelState, draft_model
 from cellserve_server.models.model_files import MODEL_NAME_PATTERN, VERSION_PATTERN
 from cellserve_server.models.model_folder import Entry, Location, ModelFolder
+from cellserve_server.tenant_limits import TenantLimits
 
 __all__ = ["DEFINED_PREFIX", "BrokenModel", "Entry", "LoadedModel", "Location", "ModelDraft", "ModelRepository"]
 __all__ += ["ModelState", "draft_model", "short_name"]
@@ -42,17 +44,21 @@ class ModelRepository:
         root: the folder of models; it may be absent.
         config: limits.
         clock: gives unix seconds.
+        limits: those of tenants; None: as the settings say.
 
     Attributes:
         on_unload: called with a model that is unloaded by force: ends the sessions that are open on it, now or soon.
         on_drop: called with a model that has gone for good, for whoever keeps something for it.
     """
 
-    def __init__(self, root: Path, config: ServerConfig, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, root: Path, config: ServerConfig, clock: Callable[[], float], limits: TenantLimits | None = None
+    ) -> None:
         self.on_unload: Callable[[LoadedModel], None] = _ignore
         self.on_drop: Callable[[LoadedModel], None] = _ignore
         self._folder = ModelFolder(root, clock, lambda model: self.on_drop(model))
-        self._defined = DefinedModels(config, clock, lambda model: self.on_drop(model))
+        limits = limits or TenantLimits(config)
+        self._defined = DefinedModels(config, limits, clock, lambda model: self.on_drop(model))
 
     def load_all(self) -> None:
         """Loads every version in the folder; those that cannot be served are kept as broken. For the server's start.
@@ -161,20 +167,20 @@ class ModelRepository:
         self.release(entry)
         return entry
 
-    def check_definable(self, description: ModelDescription) -> None:
-        """Refuses a model that is too large for the quota of bytes, before its weights are received or drawn.
+    def defining(self, tenant: str, description: ModelDescription) -> AbstractContextManager[None]:
+        """Within it a model is on its way: its weights are received or drawn, and it is adopted.
 
         Raises:
-            QuotaExceededError: without ``retry_after_s``, as no retry will help.
+            QuotaExceededError: too many bytes are on their way; without ``retry_after_s`` no retry will help.
         """
-        self._defined.check_size(description)
+        return self._defined.defining(tenant, description)
 
     def adopt(self, tenant: str, draft: ModelDraft, ttl_s: float | None) -> LoadedModel:
         """Takes a draft into service under its content's name; the same content again renews the model that is there.
 
         Raises:
             FieldInvalidError: the ttl is out of its range.
-            QuotaExceededError: the tenant has too many models or bytes of them.
+            QuotaExceededError: the tenant has too many models or bytes of them, or all tenants have.
         """
         return self._defined.adopt(tenant, draft, ttl_s)
 

@@ -38,6 +38,11 @@ def weight_bytes(description: ModelDescription) -> int:
     return parameter_count(description) * description.dtype.itemsize
 
 
+def model_bytes(description: ModelDescription) -> int:
+    """The bytes that a model is counted with: its weights', and its description's, as a message."""
+    return weight_bytes(description) + model_to_proto(description).ByteSize()
+
+
 def prepare_weights(
     description: ModelDescription, weights: Mapping[str, Array], field: str = "weights"
 ) -> dict[str, Array]:
