@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from cellserve import cells
 from cellserve.cells import ACTIVATIONS, MAX_STACK, CellDescription
-from cellserve.errors import FieldInvalidError, InvalidArgumentError
+from cellserve.errors import FieldInvalidError, InvalidArgumentError, shown
 from cellserve.v1 import cell_pb2
 
 MAX_DEPTH = 16
@@ -139,7 +139,9 @@ class _Decoder:
         names = {item.name for item in fields(description)}  # type: ignore[arg-type]
         options = self._options(getattr(message, kind), names, field)
         if message.name and "name" not in names:
-            raise FieldInvalidError(f"{field}: a {description.__name__} has no name of its own; got {message.name!r}")
+            raise FieldInvalidError(
+                f"{field}: a {description.__name__} has no name of its own; got {shown(message.name)}"
+            )
         if message.name:
             options["name"] = message.name
         try:

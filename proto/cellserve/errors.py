@@ -19,6 +19,13 @@ STATUS_DETAILS_KEY = "grpc-status-details-bin"
 MESSAGE_LIMIT_BYTES = 1000
 METADATA_LIMIT_BYTES = 200  # of each value
 METADATA_LIMIT_ENTRIES = 16
+# What a message shows of a caller's text: it may have millions of characters, and the message is logged whole.
+SHOWN_CHARS = 80
+
+
+def shown(text: str) -> str:
+    """A caller's text for a message: quoted, and cut where it is long."""
+    return repr(text) if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]!r}... ({len(text)} characters)"
 
 
 class CellServeError(Exception):

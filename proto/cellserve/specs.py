@@ -19,6 +19,7 @@ from cellserve.v1 import model_pb2, tensor_pb2
 MAX_LAYERS = 64
 MAX_NAME_CHARS = 128
 MAX_LABEL_CHARS = 128
+MAX_ROW_DIMENSIONS = 4
 DENSE_ACTIVATIONS = ("none", "softmax", "sigmoid", "tanh", "relu")
 MERGE_MODES = ("concat", "sum", "mul", "average")
 IDS = np.dtype(np.int32)
@@ -276,10 +277,12 @@ def array_spec_from_proto(spec: tensor_pb2.TensorSpec, field: str) -> ArraySpec:
     """
     if not 1 <= len(spec.name) <= MAX_NAME_CHARS:
         raise FieldInvalidError(f"{field}.name: expected 1 to {MAX_NAME_CHARS} characters; got {len(spec.name)}")
-    shape = tuple(spec.shape)
-    if len(shape) > 4 or not all(1 <= length <= MAX_UNITS for length in shape):
+    # As many as are shown: a long one is refused, and may have millions.
+    shape = tuple(spec.shape[: MAX_ROW_DIMENSIONS + 1])
+    if len(shape) > MAX_ROW_DIMENSIONS or not all(1 <= length <= MAX_UNITS for length in shape):
         raise FieldInvalidError(
-            f"{field}.shape: expected at most 4 dimensions, each from 1 to {MAX_UNITS}; got {list(shape)}"
+            f"{field}.shape: expected at most {MAX_ROW_DIMENSIONS} dimensions, each from 1 to {MAX_UNITS}; "
+            f"got {len(spec.shape)}: {list(shape)}"
         )
     if spec.labels and (not shape or len(spec.labels) != shape[-1]):
         raise FieldInvalidError(f"{field}.labels: expected none or {shape[-1] if shape else 0}; got {len(spec.labels)}")

@@ -235,6 +235,14 @@ GRU = Cell(gru_cell=cell_pb2.GruCell(num_units=2))
             r"^cell\.multi_rnn_cell: a MultiRNNCell has no name of its own; got 'x'$",
         ),
         (
+            Cell(multi_rnn_cell=cell_pb2.MultiRnnCell(cells=[GRU]), name="x" * 10_000),
+            r"^cell\.multi_rnn_cell: a MultiRNNCell has no name of its own; got 'x{80}'\.\.\. \(10000 characters\)$",
+        ),
+        (
+            Cell(gru_cell=cell_pb2.GruCell(num_units=1), name="x" * 10_000),
+            r"^cell\.gru_cell: name: expected 1 to 128 .*; got 'x{80}'\.\.\. \(10000 characters\)$",
+        ),
+        (
             Cell(output_projection_wrapper=cell_pb2.OutputProjectionWrapper(output_size=2)),
             r"^cell\.output_projection_wrapper\.cell: expected one kind of cell",
         ),

@@ -81,6 +81,8 @@ def test_sessions_that_are_not_there_say_why(edge: Edge) -> None:
     stubs.ResetSession(messages.ResetSessionRequest(name="sessions/twice"))
     old_life = step_request("sessions/twice", uid=first.uid, inputs=[floats(DEPTH)])
     expect_error(lambda: step(old_life), "NOT_FOUND", "SESSION_NOT_FOUND", ["sessions/twice", first.uid, "reset"])
+    made_up = step_request("sessions/twice", uid="u" * 300, inputs=[floats(DEPTH)])
+    expect_error(lambda: step(made_up), "NOT_FOUND", "SESSION_NOT_FOUND", [f"(uid {'u' * 80})"])
 
 
 def test_the_wrong_step(edge: Edge) -> None:

@@ -124,6 +124,7 @@ def test_open_reports_names_one_by_one(streaming: Streaming) -> None:
         ({"names": ["a"], "model": "models/nobody", "group": 2}, "MODEL_NOT_FOUND", "models/nobody"),
         ({"names": ["a"], "model": "", "group": 2}, "FIELD_INVALID", "model"),
         ({"names": ["a"], "model": "models/other"}, "FIELD_INVALID", "models/other"),
+        ({"names": ["a"], "model": "x" * 300}, "FIELD_INVALID", f"got '{'x' * 80}'... (300 characters)"),
         ({"names": ["a"], "batch_size": 3}, "FIELD_INVALID", "batch_size"),
         ({"names": ["a"], "batch_size": -1}, "FIELD_INVALID", "batch_size"),
         ({"names": ["a"], "ttl": {"seconds": -1}}, "FIELD_INVALID", "ttl"),

@@ -18,6 +18,7 @@ from cellserve.errors import (
     FieldInvalidError,
     ModelNotSteppableError,
     ShapeMismatchError,
+    shown,
 )
 from cellserve.specs import Embedding, ModelDescription
 from cellserve.states import state_to_proto
@@ -37,7 +38,6 @@ from cellserve_server.edge.fields import (
     seconds_of,
     session_id,
     session_id_of,
-    shown,
     step_number_of,
 )
 from cellserve_server.engine.runs import OutputMode, RunResult

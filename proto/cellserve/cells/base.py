@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
-from cellserve.errors import FieldInvalidError, ShapeMismatchError
+from cellserve.errors import FieldInvalidError, ShapeMismatchError, shown
 from cellserve.states import Structure
 
 Initializer: TypeAlias = Literal["glorot_uniform", "zeros", "ones"] | float
@@ -179,6 +179,5 @@ def require_activation(activation: object, field: str = "activation") -> None:
 def require_name(name: object) -> None:
     """Raises ``FieldInvalidError`` unless this can be a variable scope, or None."""
     if name is not None and not (isinstance(name, str) and NAME_PATTERN.fullmatch(name)):
-        raise FieldInvalidError(
-            f"name: expected 1 to 128 characters of letters, digits, '_', '.' and '-'; got {name!r}"
-        )
+        got = shown(name) if isinstance(name, str) else repr(name)
+        raise FieldInvalidError(f"name: expected 1 to 128 characters of letters, digits, '_', '.' and '-'; got {got}")

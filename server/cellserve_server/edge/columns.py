@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cellserve.errors import FieldInvalidError, ShapeMismatchError
+from cellserve.errors import FieldInvalidError, ShapeMismatchError, shown
 from cellserve.tensors import Array, require_count, shape_text
 from cellserve_server.edge.encoding import step_bytes
-from cellserve_server.edge.fields import shown
 from cellserve_server.models.repository import LoadedModel
 
 

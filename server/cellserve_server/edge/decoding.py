@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellserve.errors import FieldInvalidError, ShapeMismatchError
+from cellserve.errors import FieldInvalidError, ShapeMismatchError, shown
 from cellserve.specs import ArraySpec
 from cellserve.states import check_leaves, state_from_proto
 from cellserve.tensors import Array, array_from_tensor, data_type_of, require_count, require_dtype, require_shape
 from cellserve.v1 import sequence_pb2, state_pb2, tensor_pb2
 from cellserve_server.config import ServerConfig
-from cellserve_server.edge.fields import shown
 from cellserve_server.models.repository import LoadedModel
 
 

@@ -11,7 +11,7 @@ import re
 
 from google.protobuf.duration_pb2 import Duration
 
-from cellserve.errors import FieldInvalidError, ModelNotSteppableError
+from cellserve.errors import FieldInvalidError, ModelNotSteppableError, shown
 from cellserve.v1 import sequence_pb2
 from cellserve_server.config import ServerConfig
 from cellserve_server.engine.runs import OutputMode
@@ -19,7 +19,6 @@ from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.activity import ORDER_FIELDS, Order
 
 SESSION_PREFIX = "sessions/"
-SHOWN_CHARS = 80
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 # So far below 2^63 that no session can step its way to it.
@@ -35,11 +34,6 @@ _MODES: dict[int, OutputMode] = {
     sequence_pb2.OUTPUT_SELECTION_LAST: OutputMode.LAST,
     sequence_pb2.OUTPUT_SELECTION_NONE: OutputMode.NONE,
 }
-
-
-def shown(text: str) -> str:
-    """A caller's text for a message: quoted, and cut where it is long."""
-    return repr(text) if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]!r}... ({len(text)} characters)"
 
 
 def session_id(text: str, field: str = "session_id") -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from cellserve.errors import FieldInvalidError
+from cellserve.errors import FieldInvalidError, shown
 from cellserve.v1 import recurrent_service_pb2 as messages
 from cellserve.v1 import recurrent_service_pb2_grpc, session_pb2, stream_pb2
 from cellserve_server.config import ServerConfig
@@ -34,7 +34,6 @@ from cellserve_server.edge.fields import (
     seconds_of,
     session_id,
     session_id_of,
-    shown,
     step_number_of,
 )
 from cellserve_server.edge.requests import RequestMemory

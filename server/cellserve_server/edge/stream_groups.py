@@ -13,6 +13,7 @@ from cellserve.errors import (
     CellServeError,
     FieldInvalidError,
     QuotaExceededError,
+    shown,
     status_of,
 )
 from cellserve.specs import array_spec_to_proto
@@ -66,7 +67,7 @@ class Group:
             FieldInvalidError: naming the field.
         """
         if model and model not in self._names:
-            raise FieldInvalidError(f"model: the group is of {self.model.resource_name}; got {model}")
+            raise FieldInvalidError(f"model: the group is of {self.model.resource_name}; got {shown(model)}")
         if batch_size != self.batch_size:
             raise FieldInvalidError(f"batch_size: the group's is {self.batch_size}; got {batch_size}")
 
@@ -275,7 +276,7 @@ def _require_distinct(values: Sequence[object], field: str) -> None:
     seen: set[object] = set()
     for value in values:
         if value in seen:
-            raise FieldInvalidError(f"{field}: expected each once; got {str(value)[:80]!r} twice")
+            raise FieldInvalidError(f"{field}: expected each once; got {shown(str(value))} twice")
         seen.add(value)
 
 

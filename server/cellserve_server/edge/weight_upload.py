@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cellserve.errors import DeadlineExceededError, DtypeMismatchError, FieldInvalidError, ShapeMismatchError
+from cellserve.errors import DeadlineExceededError, DtypeMismatchError, FieldInvalidError, ShapeMismatchError, shown
 from cellserve.specs import ModelDescription, model_from_proto
 from cellserve.tensors import MAX_DIMENSIONS, Array, dtype_of, shape_text
 from cellserve.v1 import model_service_pb2 as messages
 from cellserve_server.config import ServerConfig
-from cellserve_server.edge.fields import seconds_of, shown
+from cellserve_server.edge.fields import seconds_of
 from cellserve_server.models.weights import match_names, model_variables
 
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from cellserve.errors import (
+    SHOWN_CHARS,
     CellServeError,
     QuotaExceededError,
     RecordCorruptError,
@@ -371,7 +372,7 @@ class SessionTable:
         buried_uid, cause = self._tombstones.get(key, ("", "unknown"))
         if uid and uid != buried_uid:
             cause = "other_life" if living is not None or buried_uid else "unknown"
-        life = f" (uid {uid})" if uid else ""
+        life = f" (uid {uid[:SHOWN_CHARS]})" if uid else ""
         return SessionNotFoundError(
             f"sessions/{key.id}{life} is not there: {_CAUSES[cause]}", metadata={"session": key.id, "cause": cause}
         )
