@@ -293,7 +293,7 @@ class App:
     def add_services(self, server: grpc.aio.Server) -> None:
         """Adds all services to a server: to the app's own, or to one that only collects what there is to call."""
         config = self._config
-        requests = RequestMemory(config.max_remembered_requests, config.remember_requests_s, self._clock)
+        requests = RequestMemory(self.limits, config.max_remembered_requests, config.remember_requests_s, self._clock)
         recurrent_service_pb2_grpc.add_RecurrentServiceServicer_to_server(
             RecurrentService(
                 self.limits,

@@ -239,7 +239,7 @@ class ServerConfig:
         7 * DAY_S, "The longest ttl that a session may ask for, in seconds.", 0.001, 3650 * DAY_S
     )
     max_tombstones: int = _setting(100_000, "Ended sessions whose reason for ending is remembered in memory.", 0)
-    max_remembered_requests: int = _setting(100_000, "request_ids whose answers are remembered.", 1)
+    max_remembered_requests: int = _setting(100_000, "request_ids whose answers are remembered.", 1, tenant=SHARED)
     remember_requests_s: float = _setting(600.0, "How long an answer to a request_id is remembered, in seconds.", 1)
 
     # Where sessions are kept
@@ -297,8 +297,9 @@ class ServerConfig:
     # Tenants
     tenant_share: float = _setting(
         0.5,
-        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs and bytes of defined models "
-        "that one tenant may take. Callers without an identity are one tenant, which may take all.",
+        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs, remembered requests and bytes "
+        "of defined models that one tenant may take. Where nobody is asked for an identity all are one tenant, which may "
+        "take all.",
         0.001,
         1,
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError, SessionExistsError
+from cellserve_server.config import ServerConfig
 from cellserve_server.edge.requests import RequestMemory
+from cellserve_server.tenant_limits import TenantLimits
 from tests.clocks import ManualClock
 
 TENANT = "default"
@@ -28,8 +31,9 @@ class Work:
         return self.done
 
 
-def _memory(clock: ManualClock, max_requests: int = 10) -> RequestMemory:
-    return RequestMemory(max_requests, REMEMBER_S, clock)
+def _memory(clock: ManualClock, max_requests: int = 10, **settings: Any) -> RequestMemory:
+    config = ServerConfig(max_remembered_requests=max_requests, **settings)
+    return RequestMemory(TenantLimits(config), max_requests, REMEMBER_S, clock)
 
 
 def test_a_repeat_gets_the_first_answer(clock: ManualClock) -> None:
@@ -157,5 +161,58 @@ def test_the_length_of_an_id(clock: ManualClock) -> None:
         assert await memory.once(TENANT, "x" * 128, b"same", work) == 1
         with pytest.raises(FieldInvalidError, match=r"128.*129"):
             await memory.once(TENANT, "x" * 129, b"same", work)
+
+    asyncio.run(run())
+
+
+# --- tenants ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tenant_that_asks_much_forgets_its_own(clock: ManualClock) -> None:
+    async def run() -> None:
+        memory, work = _memory(clock, max_requests=6, tokens_file="some"), Work()
+        assert await memory.once("a", "id", b"same", work) == 1
+        for number in range(10):
+            await memory.once("b", f"id-{number}", b"same", work)
+        assert len(memory) == 1 + 3, "half of all is a tenant's part"
+        assert await memory.once("a", "id", b"same", work) == 1
+        assert await memory.once("b", "id-9", b"same", work) == 11
+        assert await memory.once("b", "id-0", b"same", work) == 12
+
+    asyncio.run(run())
+
+
+def test_beyond_the_limit_of_all_who_has_most_forgets(clock: ManualClock) -> None:
+    async def run() -> None:
+        memory, work = _memory(clock, max_requests=6, tokens_file="some"), Work()
+        assert await memory.once("a", "id", b"same", work) == 1
+        for number in range(10):
+            for tenant in ("b", "c"):
+                await memory.once(tenant, f"id-{number}", b"same", work)
+        assert len(memory) == 6
+        assert await memory.once("a", "id", b"same", work) == 1
+        assert await memory.once("c", "id-9", b"same", work) == 21
+        clock.advance(REMEMBER_S)
+        assert await memory.once("a", "id", b"same", work) == 22
+        assert len(memory) == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_under_way_of_one_tenant_refuses_no_other(clock: ManualClock) -> None:
+    async def run() -> None:
+        memory, work = _memory(clock, max_requests=4, tokens_file="some"), Work()
+        work.may_end.clear()
+        callers = [asyncio.ensure_future(memory.once("b", f"id-{n}", b"same", work)) for n in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaExceededError, match=r"at most 2 requests of a tenant"):
+            await memory.once("b", "one more", b"same", work)
+        callers += [asyncio.ensure_future(memory.once("a", f"id-{n}", b"same", work)) for n in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QuotaExceededError, match=r"at most 4 requests with"):
+            await memory.once("c", "id", b"same", work)
+        work.may_end.set()
+        assert sorted(await asyncio.gather(*callers)) == [1, 2, 3, 4]
+        assert await memory.once("c", "id", b"same", work) == 5
 
     asyncio.run(run())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
 from cellserve.errors import FieldInvalidError, QuotaExceededError
+from cellserve_server.tenant_limits import TenantLimits
 
 MAX_REQUEST_ID_CHARS = 128
 
@@ -29,21 +30,38 @@ class _UnderWay:
     task: asyncio.Task[Any]
 
 
+@dataclass
+class _Own:
+    """A tenant's requests: how many are under way, and the ids of the answered ones, in the order of forget_at."""
+
+    under_way: int = 0
+    done: deque[str] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return self.under_way + len(self.done)
+
+
 class RequestMemory:
-    """Answers by (tenant, request_id), for a time and up to a number; then the oldest is forgotten first.
+    """Answers by (tenant, request_id), for a time and up to a number, of each tenant and of all.
+
+    Beyond its own number a tenant's oldest is forgotten, beyond that of all the oldest of the tenant that has most: who
+    asks little keeps its answers beside who asks much.
 
     Args:
-        max_requests: how many are remembered, those under way among them.
+        limits: of tenants.
+        max_requests: how many of all are remembered, those under way among them.
         remember_s: how long, in seconds from the answer.
         clock: seconds, never going back by much.
     """
 
-    def __init__(self, max_requests: int, remember_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, limits: TenantLimits, max_requests: int, remember_s: float, clock: Callable[[], float]) -> None:
+        self._limits = limits
         self._max_requests = max_requests
         self._remember_s = remember_s
         self._clock = clock
         self._done: OrderedDict[_Key, _Done] = OrderedDict()  # in the order of forget_at
         self._under_way: dict[_Key, _UnderWay] = {}
+        self._by_tenant: dict[str, _Own] = {}  # who has none is not in it
 
     def __len__(self) -> int:
         return len(self._done) + len(self._under_way)
@@ -90,27 +108,58 @@ class RequestMemory:
     def _begin(
         self, key: _Key, fingerprint: bytes, do: Callable[[], Coroutine[Any, Any, Answer]]
     ) -> asyncio.Task[Answer]:
-        if len(self._under_way) >= self._max_requests:
-            raise QuotaExceededError(
-                f"request_id: expected at most {self._max_requests} requests with one to be under way",
-                metadata={"quota": "max_remembered_requests", "limit": str(self._max_requests)},
-                retry_after_s=1.0,
-            )
+        tenant, _ = key
+        own = self._by_tenant.get(tenant, _Own())
+        own_most = self._limits.of(tenant).max_remembered_requests
+        for under_way, most, whose in (
+            (len(self._under_way), self._max_requests, ""),
+            (own.under_way, own_most, " of a tenant"),
+        ):
+            if under_way >= most:
+                raise QuotaExceededError(
+                    f"request_id: expected at most {most} requests{whose} with one to be under way",
+                    metadata={"quota": "max_remembered_requests", "limit": str(most)},
+                    retry_after_s=1.0,
+                )
         task = asyncio.ensure_future(do())
         self._under_way[key] = _UnderWay(fingerprint, task)
+        own.under_way += 1
+        self._by_tenant[tenant] = own
         task.add_done_callback(lambda done: self._finish(key, done))
         return task
 
     def _finish(self, key: _Key, task: asyncio.Task[Any]) -> None:
         fingerprint = self._under_way.pop(key).fingerprint
+        tenant, request_id = key
+        own = self._by_tenant[tenant]
+        own.under_way -= 1
         # Asking for the exception also tells asyncio that it was seen, should every caller have gone.
         if task.cancelled() or task.exception() is not None:
+            self._drop_if_empty(tenant)
             return
-        while len(self._done) + len(self._under_way) >= self._max_requests and self._done:
-            self._done.popitem(last=False)
         self._done[key] = _Done(fingerprint, task.result(), self._clock() + self._remember_s)
+        own.done.append(request_id)
+        own_most = self._limits.of(tenant).max_remembered_requests
+        while len(own) > own_most and own.done:
+            self._forget_oldest(tenant)
+        while len(self) > self._max_requests and self._done:
+            self._forget_oldest(max(self._by_tenant, key=self._count_done))
+
+    def _count_done(self, tenant: str) -> int:
+        return len(self._by_tenant[tenant].done)
+
+    def _forget_oldest(self, tenant: str) -> None:
+        del self._done[tenant, self._by_tenant[tenant].done.popleft()]
+        self._drop_if_empty(tenant)
+
+    def _drop_if_empty(self, tenant: str) -> None:
+        if not len(self._by_tenant[tenant]):
+            del self._by_tenant[tenant]
 
     def _forget_old(self) -> None:
         now = self._clock()
-        while self._done and next(iter(self._done.values())).forget_at <= now:
-            self._done.popitem(last=False)
+        while self._done:
+            (tenant, _), oldest = next(iter(self._done.items()))
+            if oldest.forget_at > now:
+                break
+            self._forget_oldest(tenant)
