@@ -64,7 +64,13 @@ class Authority:
             until: when it ends; None: in the far future.
             common_name: of its subject; None: it has none.
         """
-        issued = self._ca.issue_cert(*(hosts or HOSTS), not_after=until, common_name=common_name)
+        return self._write(name, self._ca.issue_cert(*(hosts or HOSTS), not_after=until, common_name=common_name))
+
+    def issue_through_another(self, name: str, common_name: str) -> Pair:
+        """Issues a certificate by an authority between, whose own comes after it in the file."""
+        return self._write(name, self._ca.create_child_ca().issue_cert(*HOSTS, common_name=common_name))
+
+    def _write(self, name: str, issued: trustme.LeafCert) -> Pair:
         pair = Pair(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         pair.cert.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(str(pair.key))

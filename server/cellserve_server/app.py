@@ -144,7 +144,7 @@ class App:
         if store is None:
             store = make_store(config.store, clock, fsync=config.store_fsync, timeout_s=config.store_timeout_ms / 1000)
         self._certificates = CertificateFiles(config, self.metrics.registry, clock) if config.tls_cert else None
-        self.authenticator = Authenticator(config, self.metrics.registry, world_clock)
+        self.authenticator = Authenticator(config, self.metrics.registry, world_clock, self._certificates)
         self.keeping = Keeping(
             config,
             store,
@@ -417,7 +417,7 @@ class App:
             self.limits.refresh()
 
     async def look_at_identities(self) -> None:
-        """Reads tokens and keys again if they have changed, and ends the streams of callers who are no longer good."""
+        """Reads again what callers are known by, if it has changed, and ends the streams of those no longer good."""
         await asyncio.to_thread(self.authenticator.refresh)
         self.interceptor.lasting.look()
 

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from cellserve_server.config import ServerConfig
 from cellserve_server.metrics.identity import IdentityMetrics
-from cellserve_server.security.client_certificates import identity_in
+from cellserve_server.security.certificates import CertificateFiles
+from cellserve_server.security.client_certificates import Vouching, identity_in, read_chain
 from cellserve_server.security.grants import FOR_ANYBODY, REFUSALS, Clock, CredentialsError, Grant, GrantCache
 from cellserve_server.security.identity import Identity
 from cellserve_server.security.jwts import Expected, SigningKeys, read_keys, require_library, verify
@@ -39,15 +40,23 @@ class Authenticator:
         config: how.
         registry: where it is shown who is refused.
         clock: unix seconds, as the world has them: tokens are good until a time.
+        certificates: of TLS, who issues clients' among them; None: no client has one to show.
 
     Raises:
         StartError: a file cannot be read, or is not what it should be.
     """
 
-    def __init__(self, config: ServerConfig, registry: CollectorRegistry, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        registry: CollectorRegistry,
+        clock: Clock,
+        certificates: CertificateFiles | None = None,
+    ) -> None:
         self.metrics = IdentityMetrics(registry, REFUSALS)
         self._clock = clock
         self._place = config.tls_tenant_from
+        self._certificates = certificates if config.tls_tenant_from else None
         self._is_asked = config.has_identity
         self._cache = GrantCache(config.max_remembered_grants)
         self._tokens: WatchedFile[Tokens] | None = None
@@ -81,6 +90,8 @@ class Authenticator:
         for file in (self._tokens, self._keys):
             if file is not None:
                 file.refresh()
+        if self._certificates is not None:
+            self._certificates.current()
 
     def of_rpc(self, metadata: Metadata, auth_context: Callable[[], AuthContext]) -> Grant:
         """Who makes an RPC.
@@ -95,8 +106,8 @@ class Authenticator:
         if not self._is_asked:
             return FOR_ANYBODY
         shown = [value for key, value in metadata if key == AUTHORIZATION]
-        if not shown and self._place:
-            return self._of_certificate(auth_context())
+        if not shown and self._certificates is not None:
+            return self._of_certificate(auth_context(), self._certificates)
         if not shown:
             raise missing_token()
         if len(shown) > 1:
@@ -158,7 +169,7 @@ class Authenticator:
         identity, fingerprint = verify(token, file.current, self._expected)
         return self._keep(digest, identity, lambda: file.current.has(fingerprint))
 
-    def _of_certificate(self, auth_context: AuthContext) -> Grant:
+    def _of_certificate(self, auth_context: AuthContext, files: CertificateFiles) -> Grant:
         pem = next(iter(auth_context.get("x509_pem_cert", ())), None)
         if pem is None:
             raise CredentialsError("missing", "expected a client's certificate or a token; got neither")
@@ -166,11 +177,15 @@ class Authenticator:
         grant = self._cached(digest)
         if grant is None:
             try:
-                identity = identity_in(pem, self._place)
+                certificate, *others = read_chain(pem, auth_context.get("x509_pem_cert_chain", ()))
+                identity = identity_in(certificate, self._place)
             except ValueError:
                 raise CredentialsError("certificate", "the client's certificate cannot be read") from None
-            # Who issues certificates was asked when the connection was made.
-            grant = self._keep(digest, identity, lambda: True)
+            stands = Vouching(certificate, others, files)
+            if not stands():
+                words = "the client's certificate: expected one by an issuer whom this server trusts; got another's"
+                raise CredentialsError("revoked", words)
+            grant = self._keep(digest, identity, stands)
         self.require_good(grant)
         return grant
 

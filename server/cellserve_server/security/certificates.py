@@ -37,6 +37,7 @@ class Certificates:
         chain: the server's certificate, its issuers' after it.
         key: its private key.
         client_ca: who issues clients' certificates; None: clients show none.
+        client_issuers: the certificates in it.
         peer_ca: who issues other replicas' certificates; None: those whom grpc trusts.
         names: the hosts that the certificate is for.
         expiry: until when it is good, in unix seconds.
@@ -45,6 +46,7 @@ class Certificates:
     chain: bytes
     key: bytes = field(repr=False)
     client_ca: bytes | None
+    client_issuers: tuple[x509.Certificate, ...]
     peer_ca: bytes | None
     names: tuple[str, ...]
     expiry: float
@@ -80,6 +82,11 @@ class CertificateFiles:
                 self._signature = signature
                 self._read_again()
             return self._current
+
+    @property
+    def latest(self) -> Certificates:
+        """What they held when somebody last looked, as each handshake does. Looks at no file."""
+        return self._current
 
     def _read_again(self) -> None:
         try:
@@ -132,10 +139,12 @@ def read_certificates(config: ServerConfig) -> Certificates:
         raise StartError(
             f"--tls-key: expected the key of the certificate in {config.tls_cert}; {config.tls_key} has another one"
         )
+    client_ca = _issuers("--tls-client-ca", config.tls_client_ca)
     return Certificates(
         chain,
         key,
-        _issuers("--tls-client-ca", config.tls_client_ca),
+        client_ca,
+        tuple(x509.load_pem_x509_certificates(client_ca)) if client_ca else (),
         _issuers("--tls-ca", config.tls_ca or config.tls_client_ca) or machine_roots(),
         names,
         expiry,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
 
 from cellserve.errors import UnauthenticatedError
+from cellserve.v1 import model_service_pb2
 from cellserve_client import TlsSettings, connect
 from cellserve_server.config import ServerConfig
-from tests.certificates import Authority, with_tls
+from tests.certificates import Authority, Pair, with_tls
 from tests.identities import TokenBook
-from tests.integration.identity.test_tokens import failures
+from tests.integration.identity.test_tokens import failures, look, silence
 from tests.integration.tls.using import Start, use
-from tests.servers import TEST_CONFIG, RunningApp
+from tests.servers import RPC_TIMEOUT_S, TEST_CONFIG, RunningApp, error_of_call, stubs_for
 
 
 @pytest.fixture
@@ -52,6 +56,52 @@ def test_a_certificate_that_names_nobody(start_server: Start, authority: Authori
         ):
             remote.models()
     assert failures(server) == {"certificate": len(pairs)}
+
+
+class Caller:
+    """A client with a certificate, on one connection."""
+
+    def __init__(self, server: RunningApp, authority: Authority, pair: Pair) -> None:
+        own = grpc.ssl_channel_credentials(authority.file.read_bytes(), pair.key.read_bytes(), pair.cert.read_bytes())
+        self.over = threading.Event()
+        self._exit = ExitStack()
+        self.stubs = self._exit.enter_context(stubs_for(server.address, own))
+
+    def close(self) -> None:
+        self.over.set()
+        self._exit.close()
+
+    def list_models(self) -> None:
+        self.stubs.models.ListModels(model_service_pb2.ListModelsRequest(), timeout=RPC_TIMEOUT_S)
+
+
+@pytest.mark.parametrize("way", ["directly", "through another"])
+def test_an_issuer_who_is_withdrawn_takes_its_certificates_along(
+    start_server: Start, authority: Authority, tmp_path: Path, way: str
+) -> None:
+    successor = Authority(tmp_path / "successor")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.file.read_bytes())
+    server = start_server(replace(config_of(authority, "cn"), tls_client_ca=str(trusted)))
+    issue = authority.issue if way == "directly" else authority.issue_through_another
+    caller = Caller(server, authority, issue("client", common_name="clinic"))
+    with closing(caller):
+        stream = caller.stubs.recurrent.StreamSteps(silence(caller.over))
+        caller.list_models()
+        server.wait_until(lambda: len(server.app.interceptor.lasting) == 1)
+        # A file with one more in it puts nobody out, and lets those in who come by the new one, at once.
+        trusted.write_bytes(successor.file.read_bytes() + authority.file.read_bytes())
+        with closing(Caller(server, authority, successor.issue("new", common_name="shop"))) as newcomer:
+            newcomer.list_models()
+        look(server)
+        caller.list_models()
+        assert server.loop.call(lambda: len(server.app.interceptor.lasting)) == 1
+        trusted.write_bytes(successor.file.read_bytes())
+        look(server)
+        assert error_of_call(lambda: next(stream)).message == "authorization: the credentials are no longer good"
+        for _ in range(2):
+            assert "expected one by an issuer whom this server trusts" in error_of_call(caller.list_models).message
+    assert failures(server) == {"revoked": 3}
 
 
 def test_a_token_goes_before_the_certificate(start_server: Start, authority: Authority, book: TokenBook) -> None:
