@@ -46,6 +46,7 @@ RSA = Key(rsa.generate_private_key(65537, 2048), "RS256", "rsa")
 PSS = Key(RSA.private, "PS256", "pss")
 EC = Key(ec.generate_private_key(ec.SECP256R1()), "ES256", "ec")
 ED = Key(ed25519.Ed25519PrivateKey.generate(), "EdDSA", "ed")
+WEAK = Key(rsa.generate_private_key(65537, 1024), "PS256", "weak")
 STRANGER = Key(ec.generate_private_key(ec.SECP256R1()), "ES256", "ec")
 
 
@@ -176,6 +177,11 @@ def test_what_is_remembered_is_bounded_and_expires(config: ServerConfig) -> None
         (json.dumps({"keys": [RSA.public(use="enc")]}), "keys: expected a public key"),
         (json.dumps({"keys": [RSA.public(), RSA.public()]}), r"keys\[1\]: expected each kid once"),
         (json.dumps({"keys": [{**EC.public(), "d": "AQAB"}]}), r"keys\[0\]: expected a public key; got a private one"),
+        (
+            json.dumps({"keys": [EC.public(), WEAK.public()]}),
+            r"keys\[1\]: n: expected an RSA key of at least 2048 bits; got 1024",
+        ),
+        (json.dumps({"keys": [{**EC.public(), "crv": "P-192"}]}), "keys: expected a public key"),
     ],
 )
 def test_files_that_will_not_do(config: ServerConfig, content: str, words: str) -> None:

@@ -20,6 +20,8 @@ ALGORITHMS = frozenset(
     ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")  # RFC 7518, RFC 8037
 )
 KEY_TYPES = ("RSA", "EC", "OKP")
+# RFC 7518, 3.3 and 3.5. Of the other algorithms above every curve is as strong.
+MIN_RSA_BITS = 2048
 # By how much the issuer's clock and ours may differ.
 LEEWAY_S = 30.0
 # In the claim of rights, so that another service's "admin" is not ours.
@@ -87,7 +89,7 @@ def read_keys(content: bytes) -> SigningKeys:
     """Reads a JSON Web Key Set (RFC 7517). Keys that are not for signatures, or of algorithms not known here, are left.
 
     Raises:
-        ValueError: it is none, has a private key, or no key that is of use.
+        ValueError: it is none, has a private key, one that is too weak, or no key that is of use.
     """
     from jwt import PyJWK, PyJWTError
 
@@ -110,6 +112,9 @@ def read_keys(content: bytes) -> SigningKeys:
         kid = entry.get("kid", "")
         if key.algorithm_name not in ALGORITHMS or not isinstance(kid, str):
             continue
+        if entry["kty"] == "RSA" and key.key.key_size < MIN_RSA_BITS:
+            bits = key.key.key_size
+            raise ValueError(f"keys[{number}]: n: expected an RSA key of at least {MIN_RSA_BITS} bits; got {bits}")
         if kid in keys:
             raise ValueError(f"keys[{number}]: expected each kid once; this one is there already")
         keys[kid] = SigningKey(key, hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).digest())
