@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import structlog
 from structlog.typing import EventDict
+
+# What ends sooner is told of.
+SOON = timedelta(days=14)
 
 
 class State(StrEnum):
@@ -33,6 +37,11 @@ class Finding(NamedTuple):
     state: State
     what: str
     advice: str = ""
+
+
+def day(moment: datetime) -> str:
+    """A moment in a finding's words."""
+    return moment.astimezone(UTC).isoformat(timespec="minutes").replace("+00:00", "Z")
 
 
 @contextlib.contextmanager

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry
 
 from cellserve_server.binding import StartError, identity_warnings
 from cellserve_server.config import ServerConfig
-from cellserve_server.doctor.findings import Finding, State, heard
+from cellserve_server.doctor.findings import SOON, Finding, State, day, heard
 from cellserve_server.security.authentication import Authenticator
+from cellserve_server.security.tokens import Tokens
 
 AREA = "identity"
+# Later than that no date is.
+LAST_TIME = datetime.max.replace(tzinfo=UTC).timestamp()
 
 
 def check_identity(config: ServerConfig, now: datetime) -> list[Finding]:
@@ -27,16 +30,34 @@ def check_identity(config: ServerConfig, now: datetime) -> list[Finding]:
         return warnings or [Finding(AREA, State.OK, "nobody is asked who he is: everybody is the tenant 'default'")]
     with heard(AREA) as said:
         try:
-            Authenticator(config, CollectorRegistry(), now.timestamp)
+            authenticator = Authenticator(config, CollectorRegistry(), now.timestamp)
         except StartError as error:
             return [Finding(AREA, State.WRONG, str(error))]
     asked = [
         Finding(AREA, State.OK, f"{flag}: {value}")
         for flag, value in (
-            ("--tokens-file", config.tokens_file),
             ("--jwks-file", config.jwks_file),
             ("--tls-tenant-from", config.tls_tenant_from),
         )
         if value
     ]
-    return [*asked, *warnings, *said]
+    tokens = [] if authenticator.tokens is None else [_check_tokens(config, authenticator.tokens, now)]
+    return [*tokens, *asked, *warnings, *said]
+
+
+def _check_tokens(config: ServerConfig, tokens: Tokens, now: datetime) -> Finding:
+    """How many can still be shown, and until when."""
+    good = sorted(time for time in tokens.expire_times() if time > now.timestamp())
+    what = f"--tokens-file: {config.tokens_file}: {len(good)} of {tokens.count} tokens are good"
+    advice = "`cellserve token new --append` puts a new one in; it is read without a restart"
+    if not good:
+        others = config.jwks_file or config.tls_tenant_from
+        return Finding(AREA, State.WARNING if others else State.WRONG, f"{what}: nobody comes in by one", advice)
+    what += f"; the next one ends {_end(good[0])}, the last one {_end(good[-1])}"
+    if good[-1] < (now + SOON).timestamp():
+        return Finding(AREA, State.WARNING, what, advice)
+    return Finding(AREA, State.OK, what)
+
+
+def _end(time: float) -> str:
+    return "never" if time > LAST_TIME else day(datetime.fromtimestamp(time, UTC))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
@@ -10,11 +10,10 @@ from prometheus_client import CollectorRegistry
 
 from cellserve_server.binding import StartError
 from cellserve_server.config import ServerConfig
-from cellserve_server.doctor.findings import Finding, State, heard
+from cellserve_server.doctor.findings import SOON, Finding, State, day, heard
 from cellserve_server.security.certificates import CertificateFiles, names_of
 
 AREA = "TLS"
-SOON = timedelta(days=14)
 
 
 def check_tls(config: ServerConfig, now: datetime) -> list[Finding]:
@@ -49,15 +48,13 @@ def _dates(flag: str, path: str, certificate: x509.Certificate, now: datetime) -
     names = ", ".join(names_of(certificate)) or certificate.subject.rfc4514_string()
     what = f"{flag}: {path} ({names})"
     if now < begin:
-        return Finding(AREA, State.WRONG, f"{what} is not good before {_day(begin)}", "is this machine's clock right?")
+        return Finding(AREA, State.WRONG, f"{what} is not good before {day(begin)}", "is this machine's clock right?")
     if now >= end:
-        return Finding(
-            AREA, State.WRONG, f"{what} was good until {_day(end)}", "renew it; it is read without a restart"
-        )
+        return Finding(AREA, State.WRONG, f"{what} was good until {day(end)}", "renew it; it is read without a restart")
     left = end - now
     if left < SOON:
-        return Finding(AREA, State.WARNING, f"{what} is good for {left.days} more days, until {_day(end)}", "renew it")
-    return Finding(AREA, State.OK, f"{what} is good until {_day(end)}")
+        return Finding(AREA, State.WARNING, f"{what} is good for {left.days} more days, until {day(end)}", "renew it")
+    return Finding(AREA, State.OK, f"{what} is good until {day(end)}")
 
 
 def _order(config: ServerConfig, chain: list[x509.Certificate]) -> list[Finding]:
@@ -66,7 +63,3 @@ def _order(config: ServerConfig, chain: list[x509.Certificate]) -> list[Finding]
             what = f"--tls-cert: in {config.tls_cert} a certificate is not followed by that of its issuer"
             return [Finding(AREA, State.WRONG, what, "put the server's certificate first, then each one's issuer")]
     return []
-
-
-def _day(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="minutes").replace("+00:00", "Z")

@@ -77,6 +77,11 @@ class Authenticator:
         """Whether callers have to say who they are."""
         return self._is_asked
 
+    @property
+    def tokens(self) -> Tokens | None:
+        """Those of the file, as it was read; None: there is no such file."""
+        return None if self._tokens is None else self._tokens.current
+
     def require_good(self, grant: Grant) -> None:
         """Refuses what was good once.
 

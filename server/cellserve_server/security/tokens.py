@@ -68,6 +68,10 @@ class Tokens:
             self._by_begin.setdefault(digest[:LOOKUP_BYTES], []).append((digest, identity))
         self.count = len(identities)
 
+    def expire_times(self) -> list[float]:
+        """Until when each is good, in unix seconds; infinite: without end."""
+        return [identity.expire_time for known in self._by_begin.values() for _, identity in known]
+
     def find(self, digest: bytes) -> Identity | None:
         """Who shows the token with this digest; None: there is no such token."""
         for known, identity in self._by_begin.get(digest[:LOOKUP_BYTES], ()):
