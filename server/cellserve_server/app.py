@@ -269,8 +269,8 @@ class App:
         if self.authenticator.is_asked:
             self._begin("identity-watch", self._watch_identities())
         await self._set_health(True)
-        for event, advice in identity_warnings(self._config):
-            self._log.warning(event, host=self._config.host, advice=advice)
+        for event, host, advice in identity_warnings(self._config):
+            self._log.warning(event, host=host, advice=advice)
         has_tls = self._certificates is not None
         self._log.info(
             "serving", address=self.address, tls=has_tls, http_port=self.http_port, **self.models.count_by_state()

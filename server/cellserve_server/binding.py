@@ -62,18 +62,32 @@ def require_private_or_insecure(config: ServerConfig) -> None:
             )
 
 
-def identity_warnings(config: ServerConfig) -> Iterator[tuple[str, str]]:
-    """What is worth a word in the log about who may come in: an event, and what to do."""
-    if is_loopback(config.host):
-        return
-    if not config.has_identity:
-        yield (
-            "anybody_may_come_in",
-            "everybody who reaches --host sees all sessions and may do everything; --tokens-file, --jwks-file or "
-            "--tls-tenant-from has callers say who they are",
-        )
-    elif not config.tls_cert:
-        yield "tokens_in_the_clear", "tokens can be read on their way to --host; --tls-cert and --tls-key prevent it"
+def identity_warnings(config: ServerConfig) -> Iterator[tuple[str, str, str]]:
+    """What is worth a word in the log about who may come in: an event, the address, and what to do."""
+    if not is_loopback(config.host):
+        if not config.has_identity:
+            yield (
+                "anybody_may_come_in",
+                config.host,
+                "everybody who reaches --host sees all sessions and may do everything; --tokens-file, --jwks-file or "
+                "--tls-tenant-from has callers say who they are",
+            )
+        elif not config.tls_cert:
+            advice = "tokens can be read on their way to --host; --tls-cert and --tls-key prevent it"
+            yield "tokens_in_the_clear", config.host, advice
+    if config.http_port != -1 and not is_loopback(config.http_host):
+        if not config.has_identity:
+            seen = (
+                "the metrics, and in the inspector all sessions and their states" if config.inspector else "the metrics"
+            )
+            yield (
+                "anybody_may_look",
+                config.http_host,
+                f"everybody who reaches --http-host sees {seen}; --tokens-file or --jwks-file has them say who",
+            )
+        elif config.tokens_file or config.jwks_file:
+            advice = "tokens can be read on their way to --http-host, whose pages have no TLS; a proxy can add it"
+            yield "tokens_in_the_clear", config.http_host, advice
 
 
 def is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -127,10 +128,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ({"host": "0.0.0.0", "tokens_file": "t"}, ["tokens_in_the_clear"]),
         ({"host": "0.0.0.0", "tokens_file": "t", "tls_cert": "c", "tls_key": "k"}, []),
         ({"tokens_file": "t"}, []),
+        ({"http_host": "0.0.0.0"}, ["anybody_may_look"]),
+        ({"http_host": "0.0.0.0", "http_port": -1}, []),
+        ({"http_host": "0.0.0.0", "tokens_file": "t"}, ["tokens_in_the_clear"]),
+        ({"http_host": "::", "host": "::", "insecure": True}, ["anybody_may_come_in", "anybody_may_look"]),
     ],
 )
-def test_what_is_worth_a_warning(settings: dict[str, str], events: list[str]) -> None:
-    assert [event for event, _ in identity_warnings(ServerConfig(**settings))] == events  # type: ignore[arg-type]
+def test_what_is_worth_a_warning(settings: dict[str, Any], events: list[str]) -> None:
+    assert [event for event, *_ in identity_warnings(ServerConfig(**settings))] == events
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ def check_identity(config: ServerConfig, now: datetime) -> list[Finding]:
         now: by which tokens are good or not.
     """
     warnings = [
-        Finding(AREA, State.WARNING, event.replace("_", " "), advice) for event, advice in identity_warnings(config)
+        Finding(AREA, State.WARNING, f"{event.replace('_', ' ')}: {host}", advice)
+        for event, host, advice in identity_warnings(config)
     ]
     if not config.has_identity:
         return warnings or [Finding(AREA, State.OK, "nobody is asked who he is: everybody is the tenant 'default'")]

@@ -21,7 +21,7 @@ def test_what_it_says(book: TokenBook, tmp_path: Path) -> None:
     (alone,) = check_identity(TEST_CONFIG, NOW)
     assert alone.state is State.OK
     (public,) = check_identity(replace(TEST_CONFIG, host="0.0.0.0"), NOW)
-    assert (public.state, public.what) == (State.WARNING, "anybody may come in")
+    assert (public.state, public.what) == (State.WARNING, "anybody may come in: 0.0.0.0")
     words = f"--tokens-file: {book.path}: 1 of 1 tokens are good; the next one ends never, the last one never"
     assert check_identity(book.config(), NOW) == [Finding("identity", State.OK, words)]
     book.path.chmod(0o666)
@@ -31,6 +31,18 @@ def test_what_it_says(book: TokenBook, tmp_path: Path) -> None:
     assert wrong.state is State.WRONG
     assert wrong.what.startswith(f"--tokens-file: {book.path}: line 1: expected an object of JSON")
     assert "secret" not in wrong.what
+
+
+def test_pages_that_others_reach(book: TokenBook) -> None:
+    config = replace(TEST_CONFIG, http_host="0.0.0.0", http_port=9464, inspector=True, insecure=True)
+    (found,) = check_identity(config, NOW)
+    assert (found.state, found.what) == (State.WARNING, "anybody may look: 0.0.0.0")
+    assert "in the inspector all sessions and their states" in found.advice
+    assert "inspector" not in check_identity(replace(config, inspector=False), NOW)[0].advice
+    book.issue("clinic")
+    _, found = check_identity(book.config(config), NOW)
+    assert (found.state, found.what) == (State.WARNING, "tokens in the clear: 0.0.0.0")
+    assert "--http-host" in found.advice
 
 
 def test_how_many_tokens_are_good(book: TokenBook) -> None:
