@@ -45,6 +45,7 @@ from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.requests import RequestMemory
 from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.service import RecurrentService
+from cellserve_server.edge.stream_admission import StreamAdmission
 from cellserve_server.edge.streams import Streams
 from cellserve_server.engine.engine import draining_error
 from cellserve_server.http.door import Door
@@ -166,8 +167,9 @@ class App:
         self._clock = clock
         self._new_id = new_id
         self._rates = StepRates(config.max_steps_per_s, self.limits, clock)
+        streams = StreamAdmission(config.max_streams)
         self.streams = Streams(
-            config.max_streams,
+            streams,
             self.limits,
             self._rates,
             self.keeping.finder,
@@ -183,6 +185,8 @@ class App:
             new_id,
             self._refusal,
             RpcAdmission(self.limits, config.max_concurrent_rpcs, retry_s),
+            streams,
+            StreamAdmission(config.max_streams),
             CallTurns(
                 lambda: self.engine.sharing.is_shared, lambda tenant: self.limits.of(tenant).max_queued_bytes, retry_s
             ),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cellserve.cells import BasicLSTMCell
 from cellserve.errors import CellServeError, error_of
@@ -88,6 +90,24 @@ def step(stubs: Stubs, name: str) -> messages.StepResponse:
     return answer
 
 
+@contextmanager
+def reflecting(stubs: Stubs) -> Iterator[Any]:
+    """A stream of reflection that has one answer and stays open."""
+    over = threading.Event()
+
+    def requests() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+        yield reflection_pb2.ServerReflectionRequest(list_services="")
+        over.wait(RPC_TIMEOUT_S)
+
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(stubs.channel)
+    call = stub.ServerReflectionInfo(requests(), timeout=RPC_TIMEOUT_S)
+    try:
+        yield call
+    finally:
+        over.set()
+        call.cancel()
+
+
 @pytest.mark.parametrize(
     ("quota", "limit", "batch_size", "fitting"),
     [("max_sessions", 2, 0, 2), ("max_state_rows", 7, 3, 2), ("max_state_bytes", 1024, 10, 2)],
@@ -156,6 +176,35 @@ def test_rpcs_at_once(scene: Scene) -> None:
         assert step(scene.polite, "s").step_count == 1
     scene.server.wait_until(lambda: scene.server.app.interceptor.admission.active_of("greedy") == 0)
     assert step(scene.greedy, "s").step_count == 1
+
+
+def test_streams_of_reflection_are_a_tenants_rpcs_and_streams(scene: Scene) -> None:
+    scene.serve(max_concurrent_rpcs=2, max_streams=1)
+    admission = scene.server.app.interceptor.admission
+    with reflecting(scene.greedy) as first:
+        next(first)
+        assert scene.server.loop.call(lambda: admission.active_of("greedy")) == 1
+        with reflecting(scene.greedy) as second:
+            expect(error_of_call(lambda: next(second)), "max_streams", 1)
+        with StreamClient(scene.greedy) as stream:
+            expect(stream.error(), "max_streams", 1)
+        with reflecting(scene.polite) as other:
+            next(other)
+    scene.server.wait_until(lambda: admission.active == 0)
+    with StreamClient(scene.greedy) as stream, StreamClient(scene.polite) as other_stream:
+        for client in (stream, other_stream):
+            assert not client.open([], model=scene.model).errors
+
+
+def test_a_stream_of_reflection_takes_the_room_of_an_rpc_and_holds_no_drain_up(scene: Scene) -> None:
+    scene.serve(max_concurrent_rpcs=1)
+    scene.create(scene.greedy, "s")
+    with reflecting(scene.greedy) as stream:
+        next(stream)
+        scene.refused(lambda: step(scene.greedy, "s"), "max_concurrent_rpcs", 1, "QUEUE_FULL")
+        admission = scene.server.app.interceptor.admission
+        scene.server.loop.run(admission.wait_idle())
+        assert scene.server.loop.call(lambda: admission.active) == 1
 
 
 def test_a_part_of_the_queue(scene: Scene) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -26,6 +26,7 @@ from cellserve_server.edge.message_parts import message_class_of
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.request_bytes import RequestDecoder
 from cellserve_server.edge.rpc_admission import RpcAdmission
+from cellserve_server.edge.stream_admission import StreamAdmission
 from cellserve_server.incidents import internal_error
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
 from cellserve_server.security.authentication import Authenticator
@@ -38,9 +39,12 @@ if TYPE_CHECKING:
 
 OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
-PEERS = ""  # Tenants have names.
+NOBODY = ""  # Tenants have names.
+HEALTH_SERVICE = "/grpc.health.v1.Health/"
+# Names of services are short, and grpc's servicer keeps them as long as somebody watches.
+MAX_HEALTH_BYTES = 1024
 # Nobody who asks for these is asked who he is: probes have no secrets, and replicas prove themselves in their requests.
-OPEN_SERVICES = ("/grpc.health.v1.Health/", PEER_SERVICE)
+OPEN_SERVICES = (HEALTH_SERVICE, PEER_SERVICE)
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -58,13 +62,15 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         new_id: makes the ids under which bugs are logged.
         gate: the error that new RPCs of our services get just now, or None when they may begin. Health checks and
             reflection always may.
-        admission: counts the RPCs of our services.
+        admission: counts the RPCs of our services, and of others that callers are known to.
+        streams: counts the streams of the latter; ours count theirs themselves.
+        watches: counts the streams of health checks, which anybody may open.
         turns: of unary calls.
         max_message_parts: of one request that is large; see ``message_parts``.
         tracing: makes spans of RPCs; None: nobody traces.
 
     Attributes:
-        admission: as given.
+        admission, streams, watches: as given.
         lasting: those of them that are streams.
     """
 
@@ -76,12 +82,16 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         new_id: Callable[[], str],
         gate: Callable[[], CellServeError | None],
         admission: RpcAdmission,
+        streams: StreamAdmission,
+        watches: StreamAdmission,
         turns: CallTurns,
         *,
         max_message_parts: int,
         tracing: Tracing | None = None,
     ) -> None:
         self.admission = admission
+        self.streams = streams
+        self.watches = watches
         self.turns = turns
         self.authenticator = authenticator
         self.lasting = LastingCalls(authenticator.require_good)
@@ -113,7 +123,11 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         service, _, name = method.removeprefix("/").partition("/")
         metrics = MethodMetrics(self._metrics, _type_of(handler), service, name)
         decoder = RequestDecoder(
-            message_class_of(handler.request_deserializer), method, metrics.received, max_parts=self._max_message_parts
+            message_class_of(handler.request_deserializer),
+            method,
+            metrics.received,
+            max_bytes=MAX_HEALTH_BYTES if method.startswith(HEALTH_SERVICE) else None,
+            max_parts=self._max_message_parts,
         )
         call = _Call(self, method, metrics, decoder)
         decode, encode = None, _counting_encoder(handler, call)  # grpc hands on the bytes of requests as they are.
@@ -174,7 +188,8 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> Any:
             async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
-                return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
+                with self._stream(outcome.grant.identity.tenant):
+                    return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
         return wrapped
 
@@ -185,10 +200,20 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _Outcome(self, context) as outcome:
-                async for answer in behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context):
-                    yield answer
+                with self._stream(outcome.grant.identity.tenant):
+                    async for answer in behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context):
+                        yield answer
 
         return wrapped
+
+    def _stream(self, tenant: str) -> AbstractContextManager[None]:
+        """Counts a stream of a library's service, as ours count theirs; what anybody may open is apart from the rest."""
+        if self._own:
+            return nullcontext()
+        if self._is_open:
+            watches = self._interceptor.watches
+            return watches.stream(NOBODY, watches.max_streams)
+        return self._interceptor.streams.stream(tenant, self._interceptor.admission.limits.of(tenant).max_streams)
 
     def identify(self, context: Context) -> Grant:
         """Who calls.
@@ -205,14 +230,17 @@ class _Call:
         """Begins; whether ``leave`` is due."""
         if self._own:
             self._interceptor.enter(self._whose(tenant), is_for_peers=self._is_for_peers)
-        return self._own
+        elif not self._is_open:
+            # A stream of reflection lasts as long as its caller likes: a drain does not wait for that.
+            self._interceptor.admission.enter(tenant, is_awaited=False)
+        return self._own or not self._is_open
 
     def leave(self, tenant: str) -> None:
-        self._interceptor.admission.leave(self._whose(tenant))
+        self._interceptor.admission.leave(self._whose(tenant), is_awaited=self._own)
 
     def _whose(self, tenant: str) -> str:
         """In whose part an RPC is: that of replicas, who have not yet proved that they are any, is no tenant's."""
-        return PEERS if self._is_for_peers else tenant
+        return NOBODY if self._is_for_peers else tenant
 
     def most_bytes_of(self, tenant: str) -> int:
         """The largest message that a tenant may send."""

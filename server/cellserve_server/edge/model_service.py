@@ -19,6 +19,7 @@ from cellserve_server.keeping.model_finder import ModelFinder
 from cellserve_server.keeping.stored_models import StoredModels
 from cellserve_server.models.model_watch import ModelLoader
 from cellserve_server.models.repository import BrokenModel, LoadedModel, ModelRepository, draft_model
+from cellserve_server.models.weights import model_bytes
 from cellserve_server.security import ADMIN, require_right, tenant_of
 from cellserve_server.tenant_limits import TenantLimits
 
@@ -111,7 +112,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         draft = await asyncio.to_thread(draft_model, header.description, weights=weights, seed=header.seed)
         if self._stored is not None:
             # Of one with a seed the store has that alone.
-            self._stored.require_room(tenant, draft, 0 if weights is None else weight_bytes(header.description))
+            self._stored.require_room(tenant, draft, 0 if weights is None else model_bytes(header.description))
         model = self._models.adopt(tenant, draft, header.ttl_s)
         if self._stored is not None:
             await self._stored.put(tenant, model, header.description, weights, header.seed)

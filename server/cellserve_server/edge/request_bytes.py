@@ -19,14 +19,18 @@ class RequestDecoder:
         message_class: of what.
         method: its path, for messages.
         received: counts them.
+        max_bytes: of one, whoever sends it; None: callers' own limits alone.
         max_parts: of one that is large; see ``message_parts``.
     """
 
-    def __init__(self, message_class: type[Message], method: str, received: Tally, *, max_parts: int) -> None:
+    def __init__(
+        self, message_class: type[Message], method: str, received: Tally, *, max_bytes: int | None, max_parts: int
+    ) -> None:
         self._decode = message_class.FromString
         self._counter = PartCounter(message_class.DESCRIPTOR)
         self._method = method
         self._received = received
+        self._max_bytes = max_bytes
         self._max_parts = max_parts
 
     def decoded(self, request: Any, max_bytes: int) -> Any:
@@ -51,6 +55,11 @@ class RequestDecoder:
             raise FieldInvalidError(
                 f"request: expected at most {max_bytes} bytes (max_message_bytes); got {len(data)}",
                 metadata={"quota": "max_message_bytes", "limit": str(max_bytes), "max_message_bytes": str(max_bytes)},
+            )
+        if self._max_bytes is not None and len(data) > self._max_bytes:
+            raise FieldInvalidError(
+                f"request: expected at most {self._max_bytes} bytes for {self._method}; got {len(data)}",
+                metadata={"limit": str(self._max_bytes)},
             )
         if len(data) > COUNTED_FROM_BYTES and self._counter.has_more_than(data, self._max_parts):
             raise FieldInvalidError(

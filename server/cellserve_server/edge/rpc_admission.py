@@ -10,7 +10,7 @@ from cellserve_server.tenant_limits import TenantLimits
 
 
 class RpcAdmission:
-    """Counts the RPCs of our services, within the limits of all and of each tenant.
+    """Counts RPCs, within the limits of all and of each tenant.
 
     Args:
         limits: of tenants.
@@ -27,20 +27,24 @@ class RpcAdmission:
         self.limits = limits
         self.max_rpcs = max_rpcs
         self._retry_s = retry_s
+        self._awaited = 0
         self._active_by: Counter[str] = Counter()  # by tenant; who has none is not in it
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def wait_idle(self) -> None:
-        """Waits until none is under way."""
+        """Waits until none is under way, those apart that nobody waits for."""
         await self._idle.wait()
 
     def active_of(self, tenant: str) -> int:
         """How many of them are a tenant's."""
         return self._active_by[tenant]
 
-    def enter(self, tenant: str) -> None:
+    def enter(self, tenant: str, *, is_awaited: bool = True) -> None:
         """An RPC begins.
+
+        Args:
+            is_awaited: whether ``wait_idle`` waits for it.
 
         Raises:
             QueueFullError: there are as many as there may be.
@@ -55,13 +59,17 @@ class RpcAdmission:
                 )
         self.active += 1
         self._active_by[tenant] += 1
-        self._idle.clear()
+        if is_awaited:
+            self._awaited += 1
+            self._idle.clear()
 
-    def leave(self, tenant: str) -> None:
-        """An RPC that entered ends."""
+    def leave(self, tenant: str, *, is_awaited: bool = True) -> None:
+        """An RPC that entered ends; the arguments are those of ``enter``."""
         self.active -= 1
         self._active_by[tenant] -= 1
         if not self._active_by[tenant]:
             del self._active_by[tenant]
-        if self.active == 0:
-            self._idle.set()
+        if is_awaited:
+            self._awaited -= 1
+            if self._awaited == 0:
+                self._idle.set()

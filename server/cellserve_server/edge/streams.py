@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
-from cellserve.errors import QuotaExceededError
 from cellserve.v1 import stream_pb2
 from cellserve_server.edge.refusals import Refusals
 from cellserve_server.edge.stream import StepStream
+from cellserve_server.edge.stream_admission import StreamAdmission
 from cellserve_server.edge.stream_groups import Groups
 from cellserve_server.keeping.model_finder import ModelFinder
 from cellserve_server.keeping.operations import SessionOperations
@@ -20,13 +19,12 @@ from cellserve_server.tenant_limits import TenantLimits
 if TYPE_CHECKING:
     from cellserve_server.tracing.tracing import Tracing
 
-STREAMS_RETRY_S = 1.0
-
 
 class Streams:
     """All open streams of a server.
 
     Args:
+        admission: counts them.
         limits: those of tenants.
         rates: counts steps a second.
         models: where models are found.
@@ -37,7 +35,7 @@ class Streams:
 
     def __init__(
         self,
-        max_streams: int,
+        admission: StreamAdmission,
         limits: TenantLimits,
         rates: StepRates,
         models: ModelFinder,
@@ -45,7 +43,7 @@ class Streams:
         refusals: Refusals,
         tracing: Tracing | None = None,
     ) -> None:
-        self._max_streams = max_streams
+        self._admission = admission
         self._limits = limits
         self._rates = rates
         self._models = models
@@ -53,7 +51,6 @@ class Streams:
         self._refusals = refusals
         self._tracing = tracing
         self._open: set[StepStream] = set()
-        self._open_by: Counter[str] = Counter()  # by tenant; who has none is not in it
 
     def __len__(self) -> int:
         return len(self._open)
@@ -80,28 +77,16 @@ class Streams:
             QuotaExceededError: there are as many streams as may be, of all or of the tenant.
         """
         config = self._limits.of(client.tenant)
-        self._require_room(client.tenant, config.max_streams)
-        groups = Groups(client.tenant, config, self._models, self._operations, self._refusals)
-        stream = StepStream(config, self._operations, self._refusals, groups, self._rates, client, write, self._tracing)
-        self._open.add(stream)
-        self._open_by[client.tenant] += 1
-        try:
-            await stream.serve(requests)
-        finally:
-            self._open.discard(stream)
-            self._open_by[client.tenant] -= 1
-            if not self._open_by[client.tenant]:
-                del self._open_by[client.tenant]
-
-    def _require_room(self, tenant: str, most_of_tenant: int) -> None:
-        of_all, of_tenant = (len(self), self._max_streams, ""), (self._open_by[tenant], most_of_tenant, " of a tenant")
-        for have, most, whose in (of_all, of_tenant):
-            if have >= most:
-                raise QuotaExceededError(
-                    f"expected at most {most} streams{whose} at once (max_streams); this would be one more",
-                    metadata={"quota": "max_streams", "limit": str(most)},
-                    retry_after_s=STREAMS_RETRY_S,
-                )
+        with self._admission.stream(client.tenant, config.max_streams):
+            groups = Groups(client.tenant, config, self._models, self._operations, self._refusals)
+            stream = StepStream(
+                config, self._operations, self._refusals, groups, self._rates, client, write, self._tracing
+            )
+            self._open.add(stream)
+            try:
+                await stream.serve(requests)
+            finally:
+                self._open.discard(stream)
 
     def tell_draining(self, grace_s: float) -> None:
         """Tells every client that the server is about to stop, and how long it waits for running steps."""
