@@ -207,7 +207,7 @@ class _Call:
         return wrapped
 
     def _stream(self, tenant: str) -> AbstractContextManager[None]:
-        """Counts a stream of a library's service, as ours count theirs; what anybody may open is apart from the rest."""
+        """Counts a stream of a library's service, as ours count theirs; what anybody may open is counted apart."""
         if self._own:
             return nullcontext()
         if self._is_open:
