@@ -128,5 +128,4 @@ class MemoryKeeper:
         self, tenant: str, after_id: str, limit: int, model: str, id_contains: str
     ) -> tuple[list[SessionSnapshot], int]:
         """As ``Keeper.list_after``."""
-        found, total = self._sessions.list_after(tenant, after_id, limit, model, id_contains)
-        return [session.snapshot() for session in found], total
+        return await self._sessions.list_after(tenant, after_id, limit, model, id_contains)

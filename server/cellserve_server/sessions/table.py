@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -21,10 +21,12 @@ from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.expiry import ExpiryQueue
 from cellserve_server.sessions.seats import LIFE, QUOTA_RETRY_S, Seats
-from cellserve_server.sessions.session import Session
+from cellserve_server.sessions.session import Session, SessionSnapshot
 from cellserve_server.tenant_limits import TenantLimits
 
 EXPIRED_AT_ONCE = 1000
+# Sessions of a list that are looked at before others have their turn.
+LISTED_AT_ONCE = 1000
 # Sessions that are needed at once may be more than the limits say, by this factor.
 SOFT = 2
 STORE_RETRY_S = 0.1
@@ -58,6 +60,10 @@ def exists_error(key: SessionKey) -> SessionExistsError:
     return SessionExistsError(
         f"session_id: expected an id that is free; {key.id!r} is taken", metadata={"session": key.id}
     )
+
+
+def _id_of(session: Session | SessionSnapshot) -> str:
+    return session.key.id
 
 
 class Held:
@@ -124,6 +130,7 @@ class SessionTable:
         self._new_id = new_id
         self._on_end = on_end
         self._sessions: dict[SessionKey, Session] = {}
+        self._by_tenant: dict[str, dict[str, Session]] = {}  # the same by tenant and id; who has none is not in it
         self._tombstones: OrderedDict[SessionKey, tuple[str, str]] = OrderedDict()  # key -> (uid, cause)
         self._expiry: ExpiryQueue[Session] = ExpiryQueue(self._sessions)
         self._lives = 0
@@ -235,6 +242,7 @@ class SessionTable:
         session = Session(key, uid or self._new_id(), model, batch_size, seats, self._next_life())
         session.set_times(now, ttl_s)
         self._sessions[key] = session
+        self._by_tenant.setdefault(key.tenant, {})[key.id] = session
         self._count(session, 1)
         self._expiry.add(session)
         return session
@@ -284,7 +292,11 @@ class SessionTable:
 
     def _take_out(self, session: Session, cause: str) -> None:
         session.ended = cause
+        tenant, id_ = session.key
         del self._sessions[session.key]
+        del self._by_tenant[tenant][id_]
+        if not self._by_tenant[tenant]:
+            del self._by_tenant[tenant]
         self._count(session, -1)
         self._on_end(session)
 
@@ -312,26 +324,38 @@ class SessionTable:
                 self._end(session, "expired")
         return self._expiry.next_time()
 
-    def list_after(
+    async def list_after(
         self, tenant: str, after_id: str, limit: int, model: str = "", id_contains: str = ""
-    ) -> tuple[list[Session], int]:
+    ) -> tuple[list[SessionSnapshot], int]:
         """A page of a tenant's sessions by id, from the first above ``after_id``, and how many there are in all.
+
+        Of many each is as it was when it was looked at: others have their turn in between.
 
         Args:
             model: only sessions of this model, ``models/{model}`` or with a version; empty: all.
             id_contains: only sessions with this in their ids.
         """
-        now = self._clock()
-        chosen = {
-            session.key.id: session
-            for session in self._sessions.values()
-            if session.key.tenant == tenant
-            and (session.expire_time > now or session.busy)
-            and (not model or f"{session.model.resource_name}/".startswith(f"{model}/"))
-            and id_contains in session.key.id
-        }
-        page = heapq.nsmallest(limit, (id_ for id_ in chosen if id_ > after_id))
-        return [chosen[id_] for id_ in page], len(chosen)
+        prefix = f"{model}/" if model else ""
+        sessions = list(self._by_tenant.get(tenant, {}).values())
+        page: list[SessionSnapshot] = []
+        total = 0
+        for start in range(0, len(sessions), LISTED_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            now = self._clock()
+            chosen = [
+                session
+                for session in sessions[start : start + LISTED_AT_ONCE]
+                if not session.ended
+                and id_contains in session.key.id
+                and f"{session.model.resource_name}/".startswith(prefix)
+                and (session.expire_time > now or session.busy)
+            ]
+            total += len(chosen)
+            first: list[Session | SessionSnapshot] = [*page, *(each for each in chosen if each.key.id > after_id)]
+            first.sort(key=_id_of)
+            page = [each.snapshot() if isinstance(each, Session) else each for each in first[:limit]]
+        return page, total
 
     def _next_life(self) -> int:
         self._lives += 1
