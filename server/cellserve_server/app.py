@@ -356,7 +356,7 @@ class App:
         store = config.store.partition(":")[0]
         facts = ServerFacts(self.address, version("cellserve-server"), store, self._clock())
         sampler = Sampler(reader_of(self.metrics), self._clock)
-        self.inspector = Inspector(config, self.operations, sampler, self._clock, facts)
+        self.inspector = Inspector(config, self.limits, self.operations, sampler, self._clock, facts)
         self.inspector.start()
         self._exit.callback(self.inspector.stop)
         return InspectorPages(self.inspector, is_private=is_loopback(config.http_host))

@@ -100,7 +100,7 @@ class ServerConfig:
         "everyone who reaches --http-host, without a password.",
     )
     inspector_max_watches: int = _setting(
-        16, "Sessions (rows of them) that the inspector's pages may show at once.", 1, 1024
+        16, "Sessions (rows of them) that the inspector's pages may show at once.", 1, 1024, tenant=SHARED
     )
     inspector_window_steps: int = _setting(
         512, "Steps of each of them that the server keeps for pages that ask late or join in.", 1, 65_536
@@ -297,8 +297,8 @@ class ServerConfig:
     # Tenants
     tenant_share: float = _setting(
         0.5,
-        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs, remembered requests and "
-        "bytes of defined models that one tenant may take. Where nobody is asked for an identity all are one tenant, "
+        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs, remembered requests, watches "
+        "and bytes of defined models that one tenant may take. Where nobody is asked for an identity all are one tenant, "
         "which may take all.",
         0.001,
         1,

@@ -49,7 +49,7 @@ def test_the_file_goes_before_the_share_and_one_tenant_before_all(tmp_path: Path
     ("text", "words"),
     [
         ("max_sessions = 1", "expected every_tenant and tenants alone; got 'max_sessions'"),
-        ("[tenants.a]\nmax_session = 1", r"tenants.a.max_session: expected one of max_message_bytes, "),
+        ("[tenants.a]\nmax_session = 1", r"tenants.a.max_session: expected one of inspector_max_watches, "),
         ("[tenants.a]\nport = 1", r"tenants.a.port: expected one of "),
         ("[tenants.a]\nmax_sessions = 1.5", r"tenants.a.max_sessions: expected a number; got 1.5"),
         ("[tenants.a]\nmax_sessions = true", r"max_sessions: expected a number; got True"),

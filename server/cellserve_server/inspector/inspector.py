@@ -19,6 +19,7 @@ from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.activity import ActiveSession, Order
 from cellserve_server.sessions.session import SessionSnapshot
+from cellserve_server.tenant_limits import TenantLimits
 
 # How long a page waits for the event loop, which is busy when a tick is long.
 LOOP_TIMEOUT_S = 5.0
@@ -47,7 +48,8 @@ class Inspector:
     """Answers pages. Started and stopped on the event loop; asked by other threads.
 
     Args:
-        config: the limits.
+        config: the limits of all.
+        limits: those of tenants.
         operations: where the sessions are, and what steps them.
         sampler: what the server does, second by second.
         clock: unix seconds, never going back.
@@ -57,12 +59,13 @@ class Inspector:
     def __init__(
         self,
         config: ServerConfig,
+        limits: TenantLimits,
         operations: SessionOperations,
         sampler: Sampler,
         clock: Callable[[], float],
         facts: ServerFacts,
     ) -> None:
-        self.watches = Watches(config, operations.sessions, operations.engine, clock)
+        self.watches = Watches(config, limits, operations.sessions, operations.engine, clock)
         self.sampler = sampler
         self._operations = operations
         self._clock = clock

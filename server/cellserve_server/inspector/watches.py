@@ -21,6 +21,7 @@ from cellserve_server.keys import SessionKey
 from cellserve_server.models.repository import LoadedModel
 from cellserve_server.sessions.session import Session, SessionSnapshot
 from cellserve_server.sessions.table import SessionTable
+from cellserve_server.tenant_limits import TenantLimits
 
 # A page asks several times a second; one that is hidden or closed does not.
 WATCH_IDLE_S = 10.0
@@ -97,16 +98,23 @@ class Watches:
     """The watches by session and row. Everything happens on the engine's event loop.
 
     Args:
-        config: the limits.
+        config: the limits of all.
+        limits: those of tenants.
         sessions: those in memory; others are not watched, and not brought here for it.
         engine: has its ticks observed while there is a watch.
         clock: unix seconds, never going back.
     """
 
     def __init__(
-        self, config: ServerConfig, sessions: SessionTable, engine: Engine, clock: Callable[[], float]
+        self,
+        config: ServerConfig,
+        limits: TenantLimits,
+        sessions: SessionTable,
+        engine: Engine,
+        clock: Callable[[], float],
     ) -> None:
         self._config = config
+        self._limits = limits
         self._sessions = sessions
         self._engine = engine
         self._clock = clock
@@ -132,7 +140,7 @@ class Watches:
         Raises:
             SessionNotFoundError, SessionMovedError: it is not in memory, and was not watched.
             FieldInvalidError: it has no such row.
-            QuotaExceededError: too many are watched.
+            QuotaExceededError: too many are watched, of all or of the tenant.
         """
         session = self._sessions.resident(key)
         entry = self._entries.get((key, row))
@@ -233,14 +241,8 @@ class Watches:
 
     def _begin(self, session: Session, row: int) -> _Entry:
         name = (session.key, row)
-        most = self._config.inspector_max_watches
-        if name not in self._entries and len(self._entries) >= most:
-            raise QuotaExceededError(
-                f"inspector_max_watches: {most} rows of sessions are watched now, and more may not be; a watch ends "
-                f"{WATCH_IDLE_S:.0f} s after the last page that shows it is closed or hidden",
-                metadata={"quota": "inspector_max_watches", "limit": str(most)},
-                retry_after_s=WATCH_IDLE_S,
-            )
+        if name not in self._entries:
+            self._require_quotas(session.key.tenant)
         self._made += 1
         fitting = self._config.inspector_watch_bytes // bytes_of_a_step(session.model)
         watch = Watch(session.model, max(min(self._config.inspector_window_steps, fitting), 1))
@@ -250,6 +252,21 @@ class Watches:
             self._engine.observers.append(self)
             self._sweep_later()
         return entry
+
+    def _require_quotas(self, tenant: str) -> None:
+        own = sum(key.tenant == tenant for key, _ in self._entries)
+        own_most = self._limits.of(tenant).inspector_max_watches
+        for watched, most, whose in (
+            (len(self._entries), self._config.inspector_max_watches, ""),
+            (own, own_most, " of this tenant"),
+        ):
+            if watched >= most:
+                raise QuotaExceededError(
+                    f"inspector_max_watches: {most} rows of sessions{whose} are watched now, and more may not be; a "
+                    f"watch ends {WATCH_IDLE_S:.0f} s after the last page that shows it is closed or hidden",
+                    metadata={"quota": "inspector_max_watches", "limit": str(most)},
+                    retry_after_s=WATCH_IDLE_S,
+                )
 
     def _sweep_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(WATCH_IDLE_S, self._sweep_now)

@@ -99,6 +99,22 @@ def test_the_inspector_shows_ones_own_sessions_alone(scene: Scene, way: object) 
         assert get(scene.server, f"inspector/api/{question}", shown).status == 404
 
 
+def test_one_tenant_does_not_take_all_watches(start_server: Start, book: TokenBook) -> None:
+    clinic, shop = book.issue("clinic", "metrics"), book.issue("shop", "metrics")
+    config = replace(TEST_CONFIG, http_port=0, inspector=True, inspector_max_watches=4)
+    server = start_server(book.config(config))
+    for token in (clinic, shop):
+        with connect(server.address, token=token) as remote:
+            cell = remote.cell(rnn.BasicLSTMCell(UNITS), seed=1, input_size=DEPTH)
+            remote.session(cell, session_id="s", batch_size=3).step(np.zeros((3, DEPTH), np.float32))
+    shown = [get(server, f"inspector/api/watch?id=s&row={row}", bearer(clinic)) for row in (0, 1, 2, 0)]
+    assert [page.status for page in shown] == [200, 200, 429, 200]
+    assert json.loads(shown[2].body)["error"].startswith("inspector_max_watches: 2 rows of sessions of this tenant are")
+    shown = [get(server, f"inspector/api/watch?id=s&row={row}", bearer(shop)) for row in (0, 1, 2)]
+    assert [page.status for page in shown] == [200, 200, 429]
+    assert "inspector_max_watches: 4 rows of sessions are" in shown[2].body
+
+
 def test_the_metrics_of_loopback_are_open_and_name_nobody(scene: Scene) -> None:
     page = get(scene.server, "metrics")
     assert page.status == 200
