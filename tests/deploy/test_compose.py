@@ -80,6 +80,15 @@ def test_every_service_is_hardened(services: dict[str, Any]) -> None:
         assert "fleet" in service["networks"], name
 
 
+def test_the_servers_and_the_store_cannot_use_the_machine_up(services: dict[str, Any]) -> None:
+    for name in (*REPLICAS, "redis"):
+        assert re.fullmatch("[1-9]g", services[name]["mem_limit"]), name
+        assert services[name]["pids_limit"] > 0, name
+    _, *words = services["redis"]["command"]
+    kept = words[words.index("--maxmemory") + 1]
+    assert int(services["redis"]["mem_limit"][:-1]) >= 2 * int(kept.removesuffix("gb"))
+
+
 def test_each_waits_for_the_health_of_what_it_needs(services: dict[str, Any]) -> None:
     needs = {name: service.get("depends_on", {}) for name, service in services.items()}
     assert set(needs["proxy"]) == set(needs["prometheus"]) == set(REPLICAS)

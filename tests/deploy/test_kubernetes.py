@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 from tests.tools import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
+TLS_FOLDER = ROOT / "deploy" / "kubernetes-tls"
 # The one that the schemas are of; and the oldest that has what is used here (preStop.sleep).
 VERSIONS = ("1.37", "1.30")
 
@@ -125,3 +127,63 @@ def test_it_runs_without_privileges(pod: dict[str, Any], container: dict[str, An
     assert security["capabilities"] == {"drop": ["ALL"]}
     assert {"cpu", "memory"} <= set(container["resources"]["requests"])
     assert "memory" in container["resources"]["limits"]
+
+
+def test_who_reaches_the_ports(container: dict[str, Any]) -> None:
+    policy = one("NetworkPolicy")["spec"]
+    labels = one("Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy["policyTypes"] == ["Ingress"]
+    let_in = {port["port"]: rule["from"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert set(let_in) == {port["name"] for port in container["ports"]}
+    # Of this namespace alone: no namespaceSelector.
+    clients = [{"podSelector": {"matchLabels": found}} for found in ({"cellserve-client": "true"}, labels)]
+    assert let_in["grpc"] == clients
+    (prometheus,) = let_in["metrics"]
+    assert all(prometheus[selector]["matchLabels"] for selector in ("namespaceSelector", "podSelector"))
+
+
+# --- with TLS and tokens ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patch() -> dict[str, Any]:
+    found: dict[str, Any] = documents(TLS_FOLDER / "deployment.yaml")[0]["spec"]["template"]["spec"]
+    return found
+
+
+def test_the_flags_are_the_same_and_those_of_tls_and_tokens(patch: dict[str, Any], container: dict[str, Any]) -> None:
+    (patched,) = patch["containers"]
+    assert patched["name"] == container["name"]
+    (tokens,) = (flag for flag in patched["args"] if flag not in container["args"])
+    assert patched["args"] == [*container["args"], tokens]
+    files = [tokens.removeprefix("--tokens-file="), *(item["value"] for item in patched["env"][:3])]
+    assert [item["name"].removeprefix("CELLSERVE_TLS_") for item in patched["env"]] == [
+        "CERT",
+        "KEY",
+        "CA",
+        "SERVER_NAME",
+    ]
+    secrets = {volume["name"]: volume["secret"] for volume in patch["volumes"]}
+    folders = {mount["mountPath"]: secrets[mount["name"]] for mount in patched["volumeMounts"]}
+    assert {path.rpartition("/")[0] for path in files} == set(folders)
+    assert all(secret["defaultMode"] == 0o440 for secret in folders.values())
+
+
+def test_probes_speak_tls(patch: dict[str, Any], container: dict[str, Any]) -> None:
+    (patched,) = patch["containers"]
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert patched[name]["grpc"] is None
+        *command, address = patched[name]["exec"]["command"]
+        assert command == ["/opt/cellserve/bin/python", "-m", "cellserve_server.healthcheck"]
+        assert address == f"--address=127.0.0.1:{container[name]['grpc']['port']}"
+
+
+def test_the_whole_fits_the_schema_as_kubectl_makes_it() -> None:
+    if (kubectl := shutil.which("kubectl")) is None:
+        pytest.skip("kubectl is not installed")
+    made = subprocess.run([kubectl, "kustomize", TLS_FOLDER], capture_output=True, text=True, check=True).stdout
+    resources = [item for item in YAML(typ="safe").load_all(made) if item]
+    assert len(resources) == len(RESOURCES)
+    for resource in resources:
+        kubernetes_validate.validate(resource, VERSIONS[0], strict=True)
