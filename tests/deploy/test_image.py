@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_what_installs_is_not_left_in_it() -> None:
     whole = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
     assert "uninstall --yes pip setuptools" in whole
     assert _instructions("COPY") == ["--from=build /opt/cellserve /opt/cellserve"]
+
+
+def test_what_it_is_built_with_is_pinned_too() -> None:
+    stage = (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8").partition("\nFROM ")[2].partition("\nFROM ")[0]
+    before, _, install = stage.partition(" install ")
+    for name in ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"):
+        assert re.search(rf"^ENV .*\b{name}=/build/constraints.txt", before, re.MULTILINE)
+    pinned = set(re.findall(r"^RUN echo ([a-z]+)==[0-9.]+ >> constraints.txt$", before, re.MULTILINE))
+    for package in re.findall(r"\./(\w+)", install):
+        needed = tomllib.loads((ROOT / package / "pyproject.toml").read_text(encoding="utf-8"))["build-system"][
+            "requires"
+        ]
+        assert {re.split("[^a-z]", item)[0] for item in needed} <= pinned, package
 
 
 @pytest.mark.slow
