@@ -297,9 +297,9 @@ class ServerConfig:
     # Tenants
     tenant_share: float = _setting(
         0.5,
-        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs, remembered requests, watches "
-        "and bytes of defined models that one tenant may take. Where nobody is asked for an identity all are one tenant, "
-        "which may take all.",
+        "The part of each limit of sessions, states, queue, steps a second, streams, RPCs, remembered requests, "
+        "watches and bytes of defined models that one tenant may take. Where nobody is asked for an identity all are "
+        "one tenant, which may take all.",
         0.001,
         1,
     )

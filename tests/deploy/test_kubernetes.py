@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,13 +176,3 @@ def test_probes_speak_tls(patch: dict[str, Any], container: dict[str, Any]) -> N
         *command, address = patched[name]["exec"]["command"]
         assert command == ["/opt/cellserve/bin/python", "-m", "cellserve_server.healthcheck"]
         assert address == f"--address=127.0.0.1:{container[name]['grpc']['port']}"
-
-
-def test_the_whole_fits_the_schema_as_kubectl_makes_it() -> None:
-    if (kubectl := shutil.which("kubectl")) is None:
-        pytest.skip("kubectl is not installed")
-    made = subprocess.run([kubectl, "kustomize", TLS_FOLDER], capture_output=True, text=True, check=True).stdout
-    resources = [item for item in YAML(typ="safe").load_all(made) if item]
-    assert len(resources) == len(RESOURCES)
-    for resource in resources:
-        kubernetes_validate.validate(resource, VERSIONS[0], strict=True)
