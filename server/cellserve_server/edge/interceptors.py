@@ -320,9 +320,21 @@ class _Outcome:
         return grpc.StatusCode.INTERNAL
 
     async def _abort(self, error: CellServeError) -> None:
+        """Ends the RPC with an error.
+
+        Raises:
+            grpc.aio.AbortError: always.
+        """
         self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
-        await self._context.abort(error.code, status.message, ((STATUS_DETAILS_KEY, status.SerializeToString()),))
+        trailers = ((STATUS_DETAILS_KEY, status.SerializeToString()),)
+        try:
+            await self._context.abort(error.code, status.message, trailers)
+        except grpc.aio.AbortError as kept:
+            # grpc keeps it at the RPC, and its frames keep the RPC and the request: a circle for the garbage collector,
+            # which does not know how large requests are. So it is left without frames, and another one goes their way.
+            kept.__traceback__ = kept.__context__ = None
+        raise grpc.aio.AbortError
 
 
 def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:
