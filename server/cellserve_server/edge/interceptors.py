@@ -28,6 +28,7 @@ from cellserve_server.edge.request_bytes import RequestDecoder
 from cellserve_server.edge.rpc_admission import RpcAdmission
 from cellserve_server.edge.stream_admission import StreamAdmission
 from cellserve_server.incidents import internal_error
+from cellserve_server.keeping.peers import MAX_REQUEST_BYTES
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
 from cellserve_server.security.authentication import Authenticator
 from cellserve_server.security.grants import FOR_ANYBODY, CredentialsError, Grant
@@ -41,10 +42,10 @@ OWN_SERVICES = "/cellserve."
 PEER_SERVICE = "/cellserve.v1.PeerService/"
 NOBODY = ""  # Tenants have names.
 HEALTH_SERVICE = "/grpc.health.v1.Health/"
-# Names of services are short, and grpc's servicer keeps them as long as somebody watches.
-MAX_HEALTH_BYTES = 1024
 # Nobody who asks for these is asked who he is: probes have no secrets, and replicas prove themselves in their requests.
-OPEN_SERVICES = (HEALTH_SERVICE, PEER_SERVICE)
+# So little of what they send is read, in bytes: names of services, which grpc's servicer keeps while they are watched,
+# and what one replica asks another one for.
+OPEN_SERVICES = {HEALTH_SERVICE: 1024, PEER_SERVICE: MAX_REQUEST_BYTES}
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -126,7 +127,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             message_class_of(handler.request_deserializer),
             method,
             metrics.received,
-            max_bytes=MAX_HEALTH_BYTES if method.startswith(HEALTH_SERVICE) else None,
+            max_bytes=OPEN_SERVICES.get(f"/{service}/"),
             max_parts=self._max_message_parts,
         )
         call = _Call(self, method, metrics, decoder)
@@ -165,7 +166,7 @@ class _Call:
         self._own = method.startswith(OWN_SERVICES)
         self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
-        self._is_open = method.startswith(OPEN_SERVICES)
+        self._is_open = method.startswith(tuple(OPEN_SERVICES))
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""

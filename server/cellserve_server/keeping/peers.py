@@ -18,7 +18,10 @@ from cellserve_server.security.tls import PeerChannels
 # One that did not answer is not asked again for so long: its sessions are taken from it at once.
 SILENCE_S = 1.0
 MAX_PEERS = 1024
-MAX_SESSIONS = 10_000
+# What one request asks for: little enough to be read before it is known who asks.
+MAX_SESSIONS = 1000
+# Of such a request: two names of at most 128 characters and a number of each session, and who asks whom.
+MAX_REQUEST_BYTES = MAX_SESSIONS * 300 + 2048
 
 
 def address_of(owner: str) -> str:

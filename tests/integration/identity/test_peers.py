@@ -10,10 +10,12 @@ import grpc
 import numpy as np
 import pytest
 
-from cellserve.errors import UnauthenticatedError
+from cellserve.errors import FieldInvalidError, UnauthenticatedError
 from cellserve.v1 import peer_service_pb2, peer_service_pb2_grpc
 from cellserve_client import connect, rnn
+from cellserve_server.keeping.peers import MAX_REQUEST_BYTES, MAX_SESSIONS
 from cellserve_server.keys import SessionKey
+from cellserve_server.security.identity import MAX_TENANT_CHARS
 from tests.identities import TokenBook, metadata_of
 from tests.integration.identity.test_tokens import failures
 from tests.integration.tls.using import Start
@@ -55,6 +57,18 @@ def test_who_reaches_the_port_is_no_replica_yet(server: RunningApp) -> None:
         assert error.message == "holder: expected this replica as the store's records name it; got another"
     assert is_here(server)
     assert failures(server) == {"peer": 5}
+
+
+def test_no_more_is_read_than_the_largest_request_of_a_replica(server: RunningApp) -> None:
+    held = peer_service_pb2.HeldSession(tenant="t" * MAX_TENANT_CHARS, id="i" * 128, epoch=(1 << 64) - 1)
+    asks = ("a" * 260, f"{'a' * 260}#{'1' * 32}")
+    request = peer_service_pb2.ReleaseSessionsRequest(sessions=[held] * MAX_SESSIONS, taker=asks[0], holder=asks[1])
+    ask = peer_service_pb2_grpc.PeerServiceStub(server.stubs.channel).ReleaseSessions
+    assert type(error_of_call(lambda: ask(request, timeout=RPC_TIMEOUT_S))) is UnauthenticatedError
+    request.sessions.extend([held] * MAX_SESSIONS)
+    error = error_of_call(lambda: ask(request, timeout=RPC_TIMEOUT_S))
+    assert type(error) is FieldInvalidError
+    assert f"expected at most {MAX_REQUEST_BYTES} bytes" in error.message
 
 
 def test_who_can_read_the_store_is_one(server: RunningApp) -> None:
