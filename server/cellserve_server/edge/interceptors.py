@@ -68,7 +68,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         watches: counts the streams of health checks, which anybody may open.
         turns: of unary calls.
         max_message_parts: of one request that is large; see ``message_parts``.
-        tracing: makes spans of RPCs; None: nobody traces.
+        tracing: makes spans of the RPCs of clients; None: nobody traces.
 
     Attributes:
         admission, streams, watches: as given.
@@ -164,9 +164,9 @@ class _Call:
         self._decoder = decoder
         self._interceptor = interceptor
         self._own = method.startswith(OWN_SERVICES)
-        self.tracing = interceptor.tracing if self._own else None
         self._is_for_peers = method.startswith(PEER_SERVICE)
         self._is_open = method.startswith(tuple(OPEN_SERVICES))
+        self._tracing = interceptor.tracing if self._own and not self._is_open else None
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
@@ -227,6 +227,16 @@ class _Call:
             return FOR_ANYBODY
         return self._interceptor.authenticator.of_rpc(context.invocation_metadata() or (), context.auth_context)
 
+    def trace(self, context: Context, began: float) -> RpcTrace | None:
+        """The span of an RPC whose caller is known: what strangers send is not to fill traces, nor to choose them.
+
+        Args:
+            began: on ``time.perf_counter``.
+        """
+        if self._tracing is None:
+            return None
+        return self._tracing.rpc(self.method, context.invocation_metadata() or (), began)
+
     def enter(self, tenant: str) -> bool:
         """Begins; whether ``leave`` is due."""
         if self._own:
@@ -276,15 +286,13 @@ class _Outcome:
         self._entered = False
         self.most_bytes = 0
         self._started = time.perf_counter()
-        self._tracing: RpcTrace | None = None
-        tracing = call.tracing
-        if tracing is not None:
-            self._tracing = tracing.rpc(call.method, context.invocation_metadata() or ())
+        self._trace: RpcTrace | None = None
 
     async def __aenter__(self) -> _Outcome:
         try:
             self.grant = self._call.identify(self._context)
             self.context = IdentifiedContext(self._context, self.grant.identity)
+            self._trace = self._call.trace(self._context, self._started)
             self._entered = self._call.enter(self.grant.identity.tenant)
         except CellServeError as error:
             await self.__aexit__(type(error), error, None)
@@ -299,8 +307,8 @@ class _Outcome:
             error = self._call.not_implemented(error)
         code = self._code(error)
         self._call.metrics.handled(_go_name(code), seconds)
-        if self._tracing is not None:
-            self._tracing.end(code.name)
+        if self._trace is not None:
+            self._trace.end(code.name)
         if isinstance(error, CellServeError):
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):

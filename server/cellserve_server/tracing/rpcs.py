@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from opentelemetry.context import Context, attach
@@ -23,9 +22,10 @@ class RpcTrace:
         spans: makes spans.
         method: ``/cellserve.v1.RecurrentService/Step``.
         metadata: what came with the RPC; a trace context in it that is not of its form counts as none.
+        began: when, on ``time.perf_counter``.
     """
 
-    def __init__(self, spans: Spans, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    def __init__(self, spans: Spans, method: str, metadata: Iterable[tuple[str, str | bytes]], began: float) -> None:
         self._spans = spans
         headers: dict[str, list[str]] = {}
         for key, value in metadata:
@@ -37,7 +37,7 @@ class RpcTrace:
             TraceContextTextMapPropagator().extract(headers, Context()),
             SpanKind.SERVER,
             {"rpc.system.name": "grpc", "rpc.method": name},
-            time.perf_counter(),
+            began,
         )
         # Never detached: an RPC has a task of its own, with which its context ends.
         attach(set_span_in_context(self._span))

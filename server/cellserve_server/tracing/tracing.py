@@ -47,9 +47,9 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
         self.ticks = TickTracer(self._spans)
 
-    def rpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> RpcTrace:
-        """An RPC begins; its span is the current one of this task from now on. See ``RpcTrace``."""
-        return RpcTrace(self._spans, method, metadata)
+    def rpc(self, method: str, metadata: Iterable[tuple[str, str | bytes]], began: float) -> RpcTrace:
+        """An RPC has begun; its span is the current one of this task from now on. See ``RpcTrace``."""
+        return RpcTrace(self._spans, method, metadata, began)
 
     async def execute(self, run: Run, execute: Callable[[Run], Awaitable[RunResult]]) -> RunResult:
         """Executes a run of the RPC whose span is current.
