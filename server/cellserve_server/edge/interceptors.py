@@ -172,7 +172,7 @@ class _Call:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context) as outcome, self._turn(outcome.grant, request):
+            async with _Outcome(self, context) as outcome, self._turn(outcome.begin(), request):
                 self._interceptor.authenticator.require_good(outcome.grant)  # It may have waited long.
                 return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
@@ -188,7 +188,7 @@ class _Call:
         """As ``unary``, for a behaviour that ends when its caller's credentials do."""
 
         async def wrapped(request: Any, context: Context) -> Any:
-            async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.grant):
+            async with _Outcome(self, context) as outcome, self._interceptor.lasting.lasting(outcome.begin()):
                 with self._stream(outcome.grant.identity.tenant):
                     return await behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context)
 
@@ -201,7 +201,7 @@ class _Call:
 
         async def wrapped(request: Any, context: Context) -> AsyncIterator[Any]:
             async with _Outcome(self, context) as outcome:
-                with self._stream(outcome.grant.identity.tenant):
+                with self._stream(outcome.begin().identity.tenant):
                     async for answer in behaviour(self._decoder.decoded(request, outcome.most_bytes), outcome.context):
                         yield answer
 
@@ -288,18 +288,23 @@ class _Outcome:
         self._started = time.perf_counter()
         self._trace: RpcTrace | None = None
 
-    async def __aenter__(self) -> _Outcome:
-        try:
-            self.grant = self._call.identify(self._context)
-            self.context = IdentifiedContext(self._context, self.grant.identity)
-            self._trace = self._call.trace(self._context, self._started)
-            self._entered = self._call.enter(self.grant.identity.tenant)
-        except CellServeError as error:
-            await self.__aexit__(type(error), error, None)
+    def begin(self) -> Grant:
+        """Looks who calls, and whether one more RPC may begin.
+
+        Raises:
+            CellServeError: why not.
+        """
+        self.grant = self._call.identify(self._context)
+        self.context = IdentifiedContext(self._context, self.grant.identity)
+        self._trace = self._call.trace(self._context, self._started)
+        self._entered = self._call.enter(self.grant.identity.tenant)
         self.most_bytes = self._call.most_bytes_of(self.grant.identity.tenant)
+        return self.grant
+
+    async def __aenter__(self) -> _Outcome:
         return self
 
-    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> bool:
         if self._entered:
             self._call.leave(self.grant.identity.tenant)
         seconds = time.perf_counter() - self._started
@@ -313,6 +318,9 @@ class _Outcome:
             await self._abort(error)
         elif isinstance(error, Exception) and not isinstance(error, grpc.aio.BaseError):
             await self._abort(self._call.internal(self.grant.identity.tenant, error))
+        else:
+            return False
+        return True
 
     def _code(self, error: BaseException | None) -> grpc.StatusCode:
         if error is None:
@@ -331,8 +339,9 @@ class _Outcome:
     async def _abort(self, error: CellServeError) -> None:
         """Ends the RPC with an error.
 
-        Raises:
-            grpc.aio.AbortError: always.
+        grpc keeps what it raises for that at the RPC, and its frames would keep the RPC and the request: a circle for
+        the garbage collector, which does not know how large requests are. So it goes no further, and is left without
+        frames; once the behaviour is over grpc raises it again by itself.
         """
         self._call.refused(error, self._context)
         status = status_of(error)  # Its message is cut to what a header takes.
@@ -340,10 +349,7 @@ class _Outcome:
         try:
             await self._context.abort(error.code, status.message, trailers)
         except grpc.aio.AbortError as kept:
-            # grpc keeps it at the RPC, and its frames keep the RPC and the request: a circle for the garbage collector,
-            # which does not know how large requests are. So it is left without frames, and another one goes their way.
             kept.__traceback__ = kept.__context__ = None
-        raise grpc.aio.AbortError
 
 
 def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:

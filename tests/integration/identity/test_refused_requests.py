@@ -13,10 +13,11 @@ import grpc
 import pytest
 
 from cellserve.errors import FieldInvalidError
+from cellserve.v1 import model_service_pb2, stream_pb2
 from cellserve.v1 import recurrent_service_pb2 as messages
 from tests.identities import TokenBook, metadata_of
 from tests.integration.tls.using import Start
-from tests.servers import TEST_CONFIG, RunningApp
+from tests.servers import RPC_TIMEOUT_S, TEST_CONFIG, RunningApp
 
 METHOD = "/cellserve.v1.RecurrentService/Step"
 MOST_BYTES = 1024
@@ -143,13 +144,32 @@ async def call(
     wrapped: Any = await server.app.interceptor.intercept_service(continuation, details)
     request.mark = Mark()
     held = weakref.ref(request.mark)
-    try:
-        await (wrapped.stream_unary(only(request), context) if is_stream else wrapped.unary_unary(request, context))
-    except grpc.aio.AbortError:
-        return held
-    raise AssertionError("it was not refused")
+    await (wrapped.stream_unary(only(request), context) if is_stream else wrapped.unary_unary(request, context))
+    assert context.aborted is not None
+    return held
 
 
 async def only(request: Request) -> AsyncIterator[bytes]:
     """A stream of one message."""
     yield request
+
+
+@pytest.mark.parametrize(
+    ("token", "code"), [("", "UNAUTHENTICATED"), ("shop", "INVALID_ARGUMENT")], ids=["of a stranger", "of a tenant"]
+)
+def test_grpc_has_nothing_to_log_of_what_is_refused(
+    start_server: Start, book: TokenBook, caplog: pytest.LogCaptureFixture, token: str, code: str
+) -> None:
+    metadata = metadata_of(book.issue(token) if token else "unknown")
+    stubs = start_server(book.config()).stubs
+    streamed = iter([stream_pb2.StreamStepsRequest()])
+    defined = iter([model_service_pb2.DefineModelRequest()])
+    for refused, request in (
+        (stubs.recurrent.Step, messages.StepRequest(name="none")),
+        (stubs.recurrent.StreamSteps, streamed),
+        (stubs.models.DefineModel, defined),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            list(refused(request, metadata=metadata, timeout=RPC_TIMEOUT_S))
+        assert error.value.code().name == code
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("grpc")] == []
