@@ -30,7 +30,7 @@ from cellserve_server.edge.stream_admission import StreamAdmission
 from cellserve_server.incidents import internal_error
 from cellserve_server.keeping.peers import MAX_REQUEST_BYTES
 from cellserve_server.metrics import MethodMetrics, RpcMetrics
-from cellserve_server.security.authentication import Authenticator
+from cellserve_server.security.authentication import Authenticator, Metadata
 from cellserve_server.security.grants import FOR_ANYBODY, CredentialsError, Grant
 from cellserve_server.security.identity import IdentifiedContext
 
@@ -103,7 +103,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._gate = gate
         self._max_message_parts = max_message_parts
         self._log = structlog.get_logger("cellserve.rpc")
-        self._handlers: dict[str, Handler] = {}  # by method; as many as the server has
+        self._methods: dict[str, tuple[_Call, Handler]] = {}  # as many as the server has
 
     async def intercept_service(
         self,
@@ -111,16 +111,17 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         method: str = handler_call_details.method
-        known = self._handlers.get(method)
-        if known is not None:
-            return known
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None  # No such method: grpc answers UNIMPLEMENTED.
-        wrapped = self._handlers[method] = self._wrap(method, handler)
-        return wrapped
+        known = self._methods.get(method)
+        if known is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None  # No such method: grpc answers UNIMPLEMENTED.
+            known = self._methods[method] = self._wrap(method, handler)
+        call, wrapped = known
+        error = call.refusal(handler_call_details.invocation_metadata or ())
+        return wrapped if error is None else call.refusing(error)
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def _wrap(self, method: str, handler: Handler) -> tuple[_Call, Handler]:
         service, _, name = method.removeprefix("/").partition("/")
         metrics = MethodMetrics(self._metrics, _type_of(handler), service, name)
         decoder = RequestDecoder(
@@ -134,12 +135,12 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         decode, encode = None, _counting_encoder(handler, call)  # grpc hands on the bytes of requests as they are.
         if handler.request_streaming and handler.response_streaming:
             behaviour = call.streaming(handler.stream_stream)
-            return grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
+            return call, grpc.stream_stream_rpc_method_handler(behaviour, decode, encode)
         if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(call.lasting(handler.stream_unary), decode, encode)
+            return call, grpc.stream_unary_rpc_method_handler(call.lasting(handler.stream_unary), decode, encode)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
-        return grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
+            return call, grpc.unary_stream_rpc_method_handler(call.streaming(handler.unary_stream), decode, encode)
+        return call, grpc.unary_unary_rpc_method_handler(call.unary(handler.unary_unary), decode, encode)
 
     def enter(self, tenant: str, *, is_for_peers: bool) -> None:
         """An RPC of our services begins; what other replicas ask for they get even while the gate is shut."""
@@ -167,6 +168,22 @@ class _Call:
         self._is_for_peers = method.startswith(PEER_SERVICE)
         self._is_open = method.startswith(tuple(OPEN_SERVICES))
         self._tracing = interceptor.tracing if self._own and not self._is_open else None
+
+    def refusal(self, metadata: Metadata) -> CredentialsError | None:
+        """Why a caller is not let in, as far as its headers say so."""
+        return None if self._is_open else self._interceptor.authenticator.refusal(metadata)
+
+    def refusing(self, error: CredentialsError) -> Handler:
+        """Ends an RPC by its headers. For grpc it is one that reads what it likes: of others grpc has the whole message
+        before it calls them, which may be large, and never come.
+        """
+
+        async def wrapped(_: AsyncIterator[bytes], context: Context) -> None:
+            self.metrics.started.count += 1
+            async with _Outcome(self, context):
+                raise error
+
+        return grpc.stream_unary_rpc_method_handler(wrapped)
 
     def unary(self, behaviour: Behaviour) -> Behaviour:
         """Wraps a behaviour that gives one answer, or that writes its answers on the context."""
@@ -350,6 +367,7 @@ class _Outcome:
             await self._context.abort(error.code, status.message, trailers)
         except grpc.aio.AbortError as kept:
             kept.__traceback__ = kept.__context__ = None
+        error.__traceback__ = None  # The same of who keeps this one.
 
 
 def _counting_encoder(handler: Handler, call: _Call) -> Callable[[Any], bytes]:

@@ -98,6 +98,17 @@ class Authenticator:
         if self._certificates is not None:
             self._certificates.current()
 
+    def refusal(self, metadata: Metadata) -> CredentialsError | None:
+        """Why whoever makes an RPC is nobody who is known, where what came with it says so without its certificate."""
+        has_token = any(key == AUTHORIZATION for key, _ in metadata)
+        if not has_token and self._certificates is not None:
+            return None
+        try:
+            self.of_rpc(metadata, dict)
+        except CredentialsError as error:
+            return error
+        return None
+
     def of_rpc(self, metadata: Metadata, auth_context: Callable[[], AuthContext]) -> Grant:
         """Who makes an RPC.
 

@@ -35,6 +35,7 @@ class Request(bytes):
 
 class Details(NamedTuple):
     method: str
+    invocation_metadata: tuple[tuple[str, str], ...]
 
 
 class Context:
@@ -140,11 +141,14 @@ async def call(
     async def continuation(_: object) -> Any:
         return handler
 
-    details: Any = Details(METHOD)
+    details: Any = Details(METHOD, context.invocation_metadata())
     wrapped: Any = await server.app.interceptor.intercept_service(continuation, details)
     request.mark = Mark()
     held = weakref.ref(request.mark)
-    await (wrapped.stream_unary(only(request), context) if is_stream else wrapped.unary_unary(request, context))
+    if wrapped.request_streaming:
+        await wrapped.stream_unary(only(request), context)
+    else:
+        await wrapped.unary_unary(request, context)
     assert context.aborted is not None
     return held
 
@@ -152,6 +156,32 @@ async def call(
 async def only(request: Request) -> AsyncIterator[bytes]:
     """A stream of one message."""
     yield request
+
+
+@pytest.mark.parametrize("method", ["Step", "StreamSteps"])
+@pytest.mark.parametrize("metadata", [metadata_of("unknown"), ()], ids=["an unknown token", "no token"])
+def test_a_stranger_is_refused_by_the_headers_whether_or_not_the_request_ever_comes(
+    start_server: Start, book: TokenBook, method: str, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    server = start_server(book.config())
+    context = Context("")
+    details: Any = Details(f"/cellserve.v1.RecurrentService/{method}", metadata)
+
+    async def handler(_: object) -> Any:
+        return grpc.unary_unary_rpc_method_handler(Servicer().one, messages.StepRequest.FromString)
+
+    async def refuse() -> None:
+        refusing: Any = await server.app.interceptor.intercept_service(handler, details)
+        await refusing.stream_unary(silence(), context)
+
+    server.loop.run(refuse())
+    assert context.code.name == "UNAUTHENTICATED"
+
+
+async def silence() -> AsyncIterator[bytes]:
+    """The requests of a client that says nothing."""
+    await asyncio.get_running_loop().create_future()
+    yield b""
 
 
 @pytest.mark.parametrize(
