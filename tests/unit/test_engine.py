@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -636,20 +638,10 @@ def test_sequences_of_who_has_little_wait_for_ordinary_ticks(monkeypatch: pytest
     drive(test, max_tick_rows=1, max_shared_tick_rows=1, max_chunk_steps=1)
 
 
-class Ticking:
-    """A clock by which everything takes a second."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def perf_counter(self) -> float:
-        self._now += 1.0
-        return self._now
-
-
 def test_what_is_done_for_who_has_little_takes_no_longer_than_the_tick_before(monkeypatch: pytest.MonkeyPatch) -> None:
     give_much_way(monkeypatch)
-    monkeypatch.setattr(tick_loop, "time", Ticking())
+    by_calls = SimpleNamespace(perf_counter=itertools.count(1).__next__)  # Everything takes a second.
+    monkeypatch.setattr(tick_loop, "time", by_calls)
     greedy, modest = (Client(tenant, "connection") for tenant in ("greedy", "modest"))
 
     async def test(bench: Bench) -> None:
